@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""DAAD for anomalib: block-wise memory anomaly detection learned from good images alone.
+
+Example:
+    >>> from anomalib_daad import Daad
+    >>> model = Daad(image_size=(128, 128))
+"""
+
+from .lightning_model import Daad
+
+__all__ = ["Daad"]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Anomaly map: the smoothed reconstruction error of each pixel. The paper has none.
+
+Example:
+    >>> import torch
+    >>> anomaly_map = AnomalyMap(sigma=4.0)
+    >>> anomaly_map(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 1, 64, 64])
+"""
+
+import torch
+from anomalib.models.components import GaussianBlur2d
+from torch import nn
+
+
+class AnomalyMap(nn.Module):
+    """Squared error averaged over the channels, blurred with a Gaussian.
+
+    Args:
+        sigma (float): Standard deviation of the Gaussian in pixels of the model's input, at least 0; 0 does not
+            blur. Defaults to ``4.0``.
+
+    Raises:
+        ValueError: If sigma is negative.
+    """
+
+    def __init__(self, sigma: float = 4.0) -> None:
+        super().__init__()
+        if sigma < 0:
+            msg = f"map_sigma must not be negative, got {sigma}."
+            raise ValueError(msg)
+        self.blur = GaussianBlur2d(sigma=(sigma, sigma), channels=1, border_type="replicate") if sigma else nn.Identity()
+
+    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        """Map the error.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            reconstructions (torch.Tensor): Their reconstructions, same shape.
+
+        Returns:
+            torch.Tensor: Anomaly map, shape ``(B, 1, H, W)``, at least 0, float32.
+        """
+        return self.blur((images.float() - reconstructions.float()).square().mean(dim=1, keepdim=True))

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Autoencoder whose every encoder-decoder connection passes through a block-wise memory (section 3.1.1, Figure 3).
+
+The encoder halves the resolution at each scale; each scale's features go through a bank of their own; the decoder
+doubles the resolution back and concatenates what each bank returned. The bottleneck has its bank too, so that nothing
+reaches the decoder but memory reads. The paper gives the down-sampling (16x) and the U-Net form; strides, widths,
+normalisation and activations follow DCGAN and Skip-GANomaly, which it cites.
+
+Example:
+    >>> import torch
+    >>> autoencoder = MemoryAutoencoder(image_size=(128, 128), division_rates=(8, 8, 1), num_items=500)
+    >>> autoencoder(torch.randn(2, 3, 128, 128)).shape
+    torch.Size([2, 3, 128, 128])
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from .block_memory import BlockMemory, MemoryInit
+
+MAX_CHANNELS = 512
+
+
+def scale_channels(base_channels: int, num_scales: int) -> list[int]:
+    """Channels of each scale, fine to coarse: doubled at each one, up to 512.
+
+    Args:
+        base_channels (int): Channels of the finest scale.
+        num_scales (int): Number of scales.
+
+    Returns:
+        list[int]: Channels, ``num_scales`` of them.
+    """
+    return [min(base_channels * 2**scale, max(MAX_CHANNELS, base_channels)) for scale in range(num_scales)]
+
+
+class Encoder(nn.Module):
+    """Strided convolutions, each halving the resolution.
+
+    Args:
+        in_channels (int): Channels of the image.
+        channels (Sequence[int]): Channels of each scale, fine to coarse.
+    """
+
+    def __init__(self, in_channels: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        first = nn.Sequential(nn.Conv2d(in_channels, channels[0], 4, 2, 1), nn.LeakyReLU(0.2))
+        others = [
+            nn.Sequential(nn.Conv2d(fine, coarse, 4, 2, 1, bias=False), nn.BatchNorm2d(coarse), nn.LeakyReLU(0.2))
+            for fine, coarse in pairwise(channels)
+        ]
+        self.scales = nn.ModuleList([first, *others])
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Encode images.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, in_channels, H, W)``.
+
+        Returns:
+            list[torch.Tensor]: Features of each scale, fine to coarse; scale ``l`` (from 1) has shape
+            ``(B, C_l, H / 2**l, W / 2**l)``.
+        """
+        features = []
+        for scale in self.scales:
+            images = scale(images)
+            features.append(images)
+        return features
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions, each doubling the resolution, with the features of each scale concatenated.
+
+    Args:
+        channels (Sequence[int]): Channels of each scale, fine to coarse.
+        out_channels (int): Channels of the image.
+    """
+
+    def __init__(self, channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        coarse_to_fine = list(channels[::-1])
+        inputs = [coarse_to_fine[0], *(2 * c for c in coarse_to_fine[1:])]
+        hidden = [
+            nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+            for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
+        ]
+        last = nn.Sequential(nn.ConvTranspose2d(inputs[-1], out_channels, 4, 2, 1), nn.Tanh())
+        self.scales = nn.ModuleList([*hidden, last])
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Decode the features of all scales.
+
+        Args:
+            features (Sequence[torch.Tensor]): Features of each scale, fine to coarse.
+
+        Returns:
+            torch.Tensor: Images in [-1, 1], shape ``(B, out_channels, H, W)``.
+        """
+        *skips, decoded = features
+        for scale, skip in zip(self.scales[:-1], reversed(skips), strict=True):
+            decoded = torch.cat([scale(decoded), skip], dim=1)
+        return self.scales[-1](decoded)
+
+
+class MemoryAutoencoder(nn.Module):
+    """DAAD's generator: encoder, one memory bank a scale, decoder.
+
+    Args:
+        image_size (tuple[int, int]): Height and width of the images.
+        division_rates (tuple[int, int, int]): ``(r_h, r_w, r_c)``, the same at all scales.
+        num_items (int): Items of each bank.
+        num_scales (int): Number of scales; the bottleneck is down-sampled ``2**num_scales`` times.
+            Defaults to ``4``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        temperature (float): See :class:`BlockMemory`. Defaults to ``1.0``.
+        renormalize (bool): See :class:`BlockMemory`. Defaults to ``False``.
+        memory_init (str): ``init`` of :class:`BlockMemory`. Defaults to ``"normal"``.
+
+    Raises:
+        ValueError: If the image size is not divisible by ``2**num_scales``, or the rates do not divide the features.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        division_rates: tuple[int, int, int],
+        num_items: int,
+        num_scales: int = 4,
+        base_channels: int = 64,
+        temperature: float = 1.0,
+        renormalize: bool = False,
+        memory_init: MemoryInit = "normal",
+    ) -> None:
+        super().__init__()
+        height, width = image_size
+        r_h, r_w, r_c = division_rates
+        if num_scales < 1 or base_channels < 1:
+            msg = f"num_scales and base_channels must be at least 1, got {num_scales} and {base_channels}."
+            raise ValueError(msg)
+        channels = scale_channels(base_channels, num_scales)
+        if min(division_rates) < 1 or height % (r_h * 2**num_scales) or width % (r_w * 2**num_scales):
+            msg = (
+                f"image_size {height}x{width} must be divisible by {r_h * 2**num_scales}x{r_w * 2**num_scales}, which "
+                f"is 2**num_scales = {2**num_scales} times the division_rates ({r_h}, {r_w}) along height and width; "
+                f"choose another image_size, smaller rates or fewer scales."
+            )
+            raise ValueError(msg)
+        self.encoder = Encoder(3, channels)
+        self.memories = nn.ModuleList(
+            BlockMemory(
+                (c, height >> scale, width >> scale), division_rates, num_items, temperature, renormalize, memory_init
+            )
+            for scale, c in enumerate(channels, start=1)
+        )
+        self.decoder = Decoder(channels, 3)
+        self.apply(initialize_weights)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Reconstruct images from memory.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor: Reconstructions in [-1, 1], shape ``(B, 3, H, W)``.
+        """
+        features = self.encoder(images)
+        return self.decoder([memory(feature) for memory, feature in zip(self.memories, features, strict=True)])
+
+
+def initialize_weights(module: nn.Module) -> None:
+    """Initialise a layer as DCGAN does: N(0, 0.02) for convolutions, N(1, 0.02) for batch-norm scales.
+
+    Args:
+        module (nn.Module): Any module; others than these layers are left alone.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

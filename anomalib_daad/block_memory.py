@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Block-wise memory: the divide-and-assemble read of DAAD (section 3.1.2).
+
+A feature map is divided into a grid of blocks; each block is a query that is replaced by a sparse, attention-weighted
+sum of learned memory items; the blocks are assembled into a feature map again. Coarse blocks reconstruct little,
+fine blocks reconstruct everything, defects included: the division rates modulate between the two.
+
+Paper:
+    Title: Divide-and-Assemble: Learning Block-wise Memory for Unsupervised Anomaly Detection
+    URL: https://arxiv.org/abs/2107.13118
+
+Example:
+    >>> import torch
+    >>> memory = BlockMemory(feature_shape=(64, 32, 32), division_rates=(8, 8, 1), num_items=500)
+    >>> memory(torch.randn(2, 64, 32, 32)).shape
+    torch.Size([2, 64, 32, 32])
+    >>> memory.address(torch.randn(2, 64, 32, 32)).shape
+    torch.Size([2, 64, 500])
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+MemoryInit = Literal["normal", "uniform"]
+
+# The drop at 1/N is a step. Two backends whose float32 arithmetic differs in the last digit would land on different
+# sides of it, so the step is a ramp this wide in log w, far above rounding and far below the spread of the weights.
+STEP_WIDTH = 1e-5
+
+
+class BlockMemory(nn.Module):
+    """Memory bank addressed by the blocks of a feature map.
+
+    Blocks are numbered row by row, then column by column, then by channel group. A block is flattened in the order
+    channel, row, column.
+
+    Args:
+        feature_shape (tuple[int, int, int]): Channels, height and width ``(C, H, W)`` of the feature map.
+        division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` along height, width and channels. They
+            must divide ``H``, ``W`` and ``C``.
+        num_items (int): Number of memory items ``N``, at least 1.
+        temperature (float): Divides the cosine similarities before the softmax; below 1 it sharpens the read. The
+            paper has none, which is ``1.0``. Defaults to ``1.0``.
+        renormalize (bool): Scale the weights that survive the drop at ``1/N`` to a sum of one. The paper does not
+            say so, and eq. 2 taken literally does not. Defaults to ``False``.
+        init (str): Initial items: ``"normal"`` draws from N(0, 1); ``"uniform"`` from U(-1/sqrt(D), 1/sqrt(D)), as
+            MemAE does. Defaults to ``"normal"``.
+
+    Attributes:
+        items (nn.Parameter): Memory items, shape ``(N, D)`` with ``D = C * H * W / (r_h * r_w * r_c)``.
+
+    Raises:
+        ValueError: If the rates do not divide the feature shape, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        feature_shape: tuple[int, int, int],
+        division_rates: tuple[int, int, int],
+        num_items: int,
+        temperature: float = 1.0,
+        renormalize: bool = False,
+        init: MemoryInit = "normal",
+    ) -> None:
+        super().__init__()
+        channels, height, width = feature_shape
+        r_h, r_w, r_c = division_rates
+        if min(division_rates) < 1 or height % r_h or width % r_w or channels % r_c:
+            msg = (
+                f"division_rates (r_h, r_w, r_c) = {tuple(division_rates)} must be at least 1 and divide the height, "
+                f"width and channels of the feature map, got height {height}, width {width}, channels {channels}."
+            )
+            raise ValueError(msg)
+        if num_items < 1:
+            msg = f"num_items must be at least 1, got {num_items}."
+            raise ValueError(msg)
+        if temperature <= 0:
+            msg = f"temperature must be positive, got {temperature}."
+            raise ValueError(msg)
+        if init not in get_args(MemoryInit):
+            msg = f"init must be one of {get_args(MemoryInit)}, got {init!r}."
+            raise ValueError(msg)
+
+        self.feature_shape = (channels, height, width)
+        self.division_rates = (r_h, r_w, r_c)
+        self.block_shape = (channels // r_c, height // r_h, width // r_w)
+        self.temperature = temperature
+        self.renormalize = renormalize
+        self.items = nn.Parameter(torch.empty(num_items, math.prod(self.block_shape)))
+        self._cached_norms: tuple[tuple, torch.Tensor] | None = None
+        self._initialize_items(init)
+
+    def _initialize_items(self, init: MemoryInit) -> None:
+        if init == "normal":
+            nn.init.normal_(self.items)
+        else:
+            bound = self.items.shape[1] ** -0.5
+            nn.init.uniform_(self.items, -bound, bound)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Replace every block by what the memory holds of it.
+
+        Args:
+            features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Assembled feature map, shape ``(B, C, H, W)``.
+
+        Raises:
+            ValueError: If the feature map does not have ``feature_shape``.
+        """
+        weights = self.address(features)  # (B, Q, N)
+        return self.assemble(weights.to(self.items.dtype) @ self.items)  # (B, Q, D) -> (B, C, H, W)
+
+    def address(self, features: torch.Tensor) -> torch.Tensor:
+        """Weigh the memory items for every block (eq. 1), with those below ``1/N`` dropped to zero.
+
+        Args:
+            features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Weights in [0, 1] as used by the read, shape ``(B, Q, N)``, at least float32. They sum to
+            one over the items only with ``renormalize``.
+
+        Raises:
+            ValueError: If the feature map does not have ``feature_shape``.
+        """
+        queries = self.divide(features)  # (B, Q, D)
+        log_weights = torch.log_softmax(self._cosine_similarity(queries) / self.temperature, dim=-1)  # (B, Q, N)
+        log_excess = log_weights.detach() + math.log(self.items.shape[0])  # log(w N), negative where w < 1/N
+        weights = log_weights.exp() * (1 + log_excess / STEP_WIDTH).clamp(0, 1)
+        return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
+
+    def divide(self, features: torch.Tensor) -> torch.Tensor:
+        """Divide a feature map into flattened blocks.
+
+        Args:
+            features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Queries, shape ``(B, Q, D)`` with ``Q = r_h * r_w * r_c``.
+
+        Raises:
+            ValueError: If the feature map does not have ``feature_shape``.
+        """
+        if tuple(features.shape[1:]) != self.feature_shape:
+            msg = f"Expected features of shape (B, C, H, W) with (C, H, W) = {self.feature_shape}, got {features.shape}"
+            raise ValueError(msg)
+        r_h, r_w, r_c = self.division_rates
+        c, h, w = self.block_shape
+        blocks = features.reshape(-1, r_c, c, r_h, h, r_w, w).permute(0, 3, 5, 1, 2, 4, 6)
+        return blocks.reshape(-1, r_h * r_w * r_c, c * h * w)
+
+    def assemble(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Assemble flattened blocks into a feature map: the inverse of :meth:`divide`.
+
+        Args:
+            blocks (torch.Tensor): Blocks, shape ``(B, Q, D)``.
+
+        Returns:
+            torch.Tensor: Feature map, shape ``(B, C, H, W)``.
+        """
+        r_h, r_w, r_c = self.division_rates
+        c, h, w = self.block_shape
+        grid = blocks.reshape(-1, r_h, r_w, r_c, c, h, w).permute(0, 3, 4, 1, 5, 2, 6)
+        return grid.reshape(-1, *self.feature_shape)
+
+    def _cosine_similarity(self, queries: torch.Tensor) -> torch.Tensor:
+        """Cosine of every query with every item, 0 for a zero vector: ``(B, Q, D) -> (B, Q, N)``."""
+        unit_queries = (queries * _inverse_norm(queries)).to(self.items.dtype)
+        products = unit_queries @ self.items.T
+        return products.to(torch.promote_types(products.dtype, torch.float32)) * self._inverse_item_norms()
+
+    def _inverse_item_norms(self) -> torch.Tensor:
+        """``1 / ||m_i||``, shape ``(N,)``; at inference computed once for each state of the items."""
+        items = self.items
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return _inverse_norm(items).squeeze(-1)
+        state = (id(items), items._version, items.device, items.dtype)  # noqa: SLF001
+        if self._cached_norms is None or self._cached_norms[0] != state:
+            self._cached_norms = (state, _inverse_norm(items).squeeze(-1))
+        return self._cached_norms[1]
+
+
+def _inverse_norm(vectors: torch.Tensor) -> torch.Tensor:
+    """``1 / ||v||`` over the last dimension (kept), 0 for a zero vector, in at least float32."""
+    norm = torch.linalg.vector_norm(
+        vectors, dim=-1, keepdim=True, dtype=torch.promote_types(vectors.dtype, torch.float32)
+    )
+    is_zero = norm == 0
+    return torch.where(is_zero, torch.zeros_like(norm), 1 / torch.where(is_zero, torch.ones_like(norm), norm))

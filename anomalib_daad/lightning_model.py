@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""DAAD and DAAD+ as an anomalib model: training, calibration and checkpoints.
+
+Learns from good images alone, without pretrained weights: an autoencoder whose encoder-decoder connections all pass
+through block-wise memories, a discriminator, and an anomaly score fused of the reconstruction error R(x) and the
+distance L(x) of the discriminator's features.
+
+Paper:
+    Title: Divide-and-Assemble: Learning Block-wise Memory for Unsupervised Anomaly Detection
+    URL: https://arxiv.org/abs/2107.13118
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_daad import Daad
+
+    >>> datamodule = MVTecAD(category="bottle", train_batch_size=8)
+    >>> model = Daad()
+    >>> engine = Engine(max_epochs=1000)
+    >>> engine.train(model, datamodule=datamodule)  # doctest: +SKIP
+
+See Also:
+    :class:`anomalib_daad.torch_model.DaadModel`: the network and the score.
+    :class:`anomalib_daad.loss.GeneratorLoss`: the weighted loss.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from .block_memory import MemoryInit
+from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective
+from .pre_processor import AntialiasPreProcessor
+from .torch_model import DaadModel, Scores, TrainingOutput
+
+
+class Daad(AnomalibModule):
+    """Divide-and-Assemble Anomaly Detection.
+
+    Args:
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by
+            ``2**num_scales`` times the division rates. Defaults to ``(256, 256)``.
+        division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` of the features of every scale.
+            Defaults to ``(8, 8, 1)``.
+        num_items (int): Memory items N of each scale. Defaults to ``500``.
+        adversarial (bool): ``True`` is DAAD+, with the discriminator; ``False`` is DAAD. Defaults to ``True``.
+        lambda_rec (float): Weight of the reconstruction loss. Defaults to ``50.0``.
+        lambda_adv (float): Weight of the adversarial loss. Defaults to ``0.5``.
+        lambda_ali (float): Weight of the alignment loss. Defaults to ``0.5``.
+        gamma (float): Weight of R(x) in the fused score, in [0, 1]. Defaults to ``0.9``.
+        learning_rate (float | None): Adam's learning rate; ``None`` is the paper's 2e-4 for DAAD+ and 1e-4 for DAAD.
+            Defaults to ``None``.
+        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
+        seed (int | None): Makes initial weights, flips and the order of the data repeatable, epoch by epoch, so that
+            a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
+            Defaults to ``None``.
+        num_scales (int): Scales of the autoencoder. Defaults to ``4``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
+        renormalize (bool): Renormalise the memory weights after the drop at 1/N. Defaults to ``False``.
+        memory_init (str): Initial memory items, ``"normal"`` or ``"uniform"``. Defaults to ``"normal"``.
+        distance (str): The norm of eq. 4 and 6, ``"mse"`` or ``"l2"``. Defaults to ``"mse"``.
+        generator_objective (str): The generator's side of eq. 5, ``"non_saturating"`` or ``"saturating"``.
+            Defaults to ``"non_saturating"``.
+        map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not divide.
+
+    Example:
+        >>> model = Daad(image_size=(128, 128), adversarial=False)
+        >>> model.model.discriminator is None
+        True
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        division_rates: tuple[int, int, int] = (8, 8, 1),
+        num_items: int = 500,
+        adversarial: bool = True,
+        lambda_rec: float = 50.0,
+        lambda_adv: float = 0.5,
+        lambda_ali: float = 0.5,
+        gamma: float = 0.9,
+        learning_rate: float | None = None,
+        flips: bool = True,
+        seed: int | None = None,
+        num_scales: int = 4,
+        base_channels: int = 64,
+        temperature: float = 1.0,
+        renormalize: bool = False,
+        memory_init: MemoryInit = "normal",
+        distance: Distance = "mse",
+        generator_objective: GeneratorObjective = "non_saturating",
+        map_sigma: float = 4.0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        if learning_rate is not None and learning_rate <= 0:
+            msg = f"learning_rate must be positive or None, got {learning_rate}."
+            raise ValueError(msg)
+        with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.model = DaadModel(
+                image_size=image_size,
+                division_rates=division_rates,
+                num_items=num_items,
+                adversarial=adversarial,
+                gamma=gamma,
+                num_scales=num_scales,
+                base_channels=base_channels,
+                temperature=temperature,
+                renormalize=renormalize,
+                memory_init=memory_init,
+                distance=distance,
+                map_sigma=map_sigma,
+            ).to(memory_format=torch.channels_last)
+        self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
+        self.discriminator_loss = DiscriminatorLoss()
+        self.learning_rate = learning_rate or (2e-4 if adversarial else 1e-4)
+        self.flips = flips
+        self.seed = seed
+        self.automatic_optimization = False
+        self._validated = False
+        self._training_scores: list[Scores] = []
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure the default pre-processor: resize, then scale [0, 1] to [-1, 1] (section 4.1).
+
+        Args:
+            image_size (tuple[int, int] | None): Height and width. Defaults to ``None``, 256x256.
+
+        Returns:
+            PreProcessor: Pre-processor that exports with the same antialiased resize.
+        """
+        size = tuple(image_size or (256, 256))
+        return AntialiasPreProcessor(Compose([Resize(size, antialias=True), Normalize([0.5] * 3, [0.5] * 3)]))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Configure Adam for the autoencoder and, for DAAD+, for the discriminator.
+
+        Returns:
+            list[torch.optim.Optimizer]: The generator's optimizer, then the discriminator's.
+        """
+        networks = [self.model.autoencoder, self.model.discriminator]
+        return [
+            torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
+            for network in networks
+            if network is not None
+        ]
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, so that its data order and flips do not depend on where training started."""
+        self._training_scores.clear()
+        if self.seed is not None:
+            epoch_seed = np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]
+            seed_everything(int(epoch_seed), verbose=False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Train the autoencoder and the discriminator on one batch.
+
+        Both gradients are taken at the same weights, so that one pass of the discriminator over x and one over its
+        reconstruction serve both losses.
+
+        Args:
+            batch (Batch): Good images in ``batch.image``, shape ``(B, 3, H, W)``, in [-1, 1].
+            batch_idx (int): Index of the batch.
+
+        Returns:
+            STEP_OUTPUT: The generator's loss.
+        """
+        del batch_idx
+        images = random_flips(batch.image) if self.flips else batch.image
+        output: TrainingOutput = self.model(images)
+        terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
+        losses = [terms.total]
+        logged = {"train_rec": terms.reconstruction.mean()}
+        if terms.adversarial is not None and terms.alignment is not None:
+            losses.append(self.discriminator_loss(output.real.logits, output.fake.logits))
+            logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
+        self._optimize(losses)
+
+        alignment = None if terms.alignment is None else terms.alignment.detach()
+        self._training_scores.append(Scores(terms.reconstruction.detach(), alignment))
+        self.log_dict(logged, prog_bar=True, batch_size=len(images))
+        return terms.total.detach()
+
+    def _optimize(self, losses: list[torch.Tensor]) -> None:
+        """Step each network down its own loss, the generator's first, all gradients taken before the first step."""
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer, loss in zip(optimizers, losses, strict=True):
+            optimizer.zero_grad()
+            networks_parameters = optimizer.param_groups[0]["params"]
+            self.manual_backward(loss, inputs=networks_parameters, retain_graph=loss is not losses[-1])
+        for optimizer in optimizers[1:]:
+            # Lightning counts every optimizer's step, so that max_steps would end training twice as early.
+            optimizer._on_before_step = lambda: self.trainer.profiler.start("optimizer_step")  # noqa: SLF001
+            optimizer._on_after_step = lambda: self.trainer.profiler.stop("optimizer_step")  # noqa: SLF001
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Scale the scores by the epoch's training images where no validation has set their ranges."""
+        if self._training_scores and not (self.trainer.enable_validation and self._validated):
+            self._calibrate(self._training_scores)
+
+    def on_validation_start(self) -> None:
+        """Scale the scores by the validation images, before anomalib's post-processor sees the first of them."""
+        self._calibrate([self._validation_scores(batch) for batch in _fresh_validation_batches(self.trainer)])
+        self._validated = True
+
+    def _validation_scores(self, batch: Batch) -> Scores:
+        batch = self.trainer.strategy.batch_to_device(batch)
+        if isinstance(self.pre_processor, Callback):
+            self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
+        with self.trainer.precision_plugin.val_step_context():
+            return self.model.scores(batch.image)
+
+    def _calibrate(self, scores: list[Scores]) -> None:
+        alignment = [part.alignment for part in scores if part.alignment is not None]
+        self.model.score.calibrate(
+            torch.cat([part.reconstruction for part in scores]), torch.cat(alignment) if alignment else None
+        )
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score one batch.
+
+        Args:
+            batch (Batch): Images in ``batch.image``, shape ``(B, 3, H, W)``, in [-1, 1].
+            args: Not used.
+            kwargs: Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with scores and anomaly maps.
+        """
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save also whether validation has set the ranges.
+
+        Args:
+            checkpoint (dict[str, Any]): Checkpoint to add to.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["daad_validated"] = self._validated
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that does not fit, in one sentence, before PyTorch lists every key.
+
+        Args:
+            checkpoint (dict[str, Any]): Checkpoint to load from.
+
+        Raises:
+            ValueError: If the checkpoint is of another model or architecture.
+        """
+        self._check_architecture(checkpoint)
+        super().on_load_checkpoint(checkpoint)
+        self._validated = checkpoint.get("daad_validated", True)
+
+    def _check_architecture(self, checkpoint: dict[str, Any]) -> None:
+        def shapes(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+            return {key: value.shape for key, value in state.items() if key.startswith("model.")}
+
+        if shapes(checkpoint["state_dict"]) == shapes(self.state_dict()):
+            return
+        saved = checkpoint.get("hyper_parameters", {})
+        differing = [key for key in self.hparams if key in saved and saved[key] != self.hparams[key]]
+        reason = ", ".join(f"{key}={saved[key]} in the checkpoint, {self.hparams[key]} here" for key in differing)
+        msg = f"The checkpoint does not fit this Daad model: {reason or 'it was saved by another kind of model'}. "
+        msg += "Build the model with the arguments that it was trained with, or load another checkpoint."
+        raise ValueError(msg)
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer arguments that must hold: two optimizers rule out automatic clipping, calibration sanity checks."""
+        return {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Daad learns from good images alone."""
+        return LearningType.ONE_CLASS
+
+
+def random_flips(images: torch.Tensor) -> torch.Tensor:
+    """Flip each image horizontally and vertically with a probability of one half each (section 4.1).
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+
+    Returns:
+        torch.Tensor: Flipped images, same shape.
+    """
+    for dim in (-1, -2):
+        coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(coins, images.flip(dim), images)
+    return images
+
+
+def _fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:
+    """Iterate over what validation is about to see, through loaders of their own.
+
+    The validation loop already holds an iterator of its loaders; a second one on a loader with persistent workers
+    would take over the first.
+    """
+    validating = trainer.state.fn == TrainerFn.VALIDATING
+    loop = trainer.validate_loop if validating else trainer.fit_loop.epoch_loop.val_loop
+    loaders = loop._combined_loader.flattened  # noqa: SLF001
+    for loader, limit in zip(loaders, loop.max_batches, strict=True):
+        fresh = loader
+        if isinstance(loader, DataLoader):
+            fresh = DataLoader(
+                loader.dataset,
+                batch_size=loader.batch_size or 1,
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+            )
+        yield from islice(fresh, None if limit == float("inf") else int(limit))

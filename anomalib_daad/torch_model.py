@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""DAAD as a plain PyTorch module: reconstruct from memory, compare with the input, score.
+
+Example:
+    >>> import torch
+    >>> model = DaadModel(image_size=(128, 128)).eval()
+    >>> batch = model(torch.rand(2, 3, 128, 128) * 2 - 1)
+    >>> batch.pred_score.shape, batch.anomaly_map.shape
+    (torch.Size([2]), torch.Size([2, 1, 128, 128]))
+"""
+
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from .anomaly_map import AnomalyMap
+from .anomaly_score import FusedScore
+from .autoencoder import MemoryAutoencoder
+from .block_memory import MemoryInit
+from .discriminator import Discriminator, DiscriminatorOutput
+from .loss import Distance, sample_distance
+
+
+class TrainingOutput(NamedTuple):
+    """What the losses need; the discriminator's outputs are None without adversarial training.
+
+    Attributes:
+        reconstructions (torch.Tensor): Shape ``(B, 3, H, W)``, in [-1, 1].
+        real (DiscriminatorOutput | None): Discriminator's output for the images.
+        fake (DiscriminatorOutput | None): Discriminator's output for the reconstructions.
+    """
+
+    reconstructions: torch.Tensor
+    real: DiscriminatorOutput | None
+    fake: DiscriminatorOutput | None
+
+
+class Scores(NamedTuple):
+    """The two parts of the fused score, not yet scaled.
+
+    Attributes:
+        reconstruction (torch.Tensor): R(x), shape ``(B,)``.
+        alignment (torch.Tensor | None): L(x), shape ``(B,)``; None without adversarial training.
+    """
+
+    reconstruction: torch.Tensor
+    alignment: torch.Tensor | None
+
+
+class DaadModel(nn.Module):
+    """DAAD (``adversarial=False``) or DAAD+ (``adversarial=True``).
+
+    Args:
+        image_size (tuple[int, int]): Height and width of the images. Defaults to ``(256, 256)``.
+        division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` of the features of every scale.
+            Defaults to ``(8, 8, 1)``.
+        num_items (int): Memory items N of each scale. Defaults to ``500``.
+        adversarial (bool): Add the discriminator and the alignment score L(x). Defaults to ``True``.
+        gamma (float): Weight of R(x) in the fused score (eq. 7). Defaults to ``0.9``.
+        num_scales (int): Scales of the autoencoder. Defaults to ``4``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
+        renormalize (bool): Renormalise the memory weights after the drop. Defaults to ``False``.
+        memory_init (str): Initial memory items, see :class:`BlockMemory`. Defaults to ``"normal"``.
+        distance (str): Distance in R(x) and L(x), see :func:`sample_distance`. Defaults to ``"mse"``.
+        map_sigma (float): Blur of the anomaly map in pixels. Defaults to ``4.0``.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not divide.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        division_rates: tuple[int, int, int] = (8, 8, 1),
+        num_items: int = 500,
+        adversarial: bool = True,
+        gamma: float = 0.9,
+        num_scales: int = 4,
+        base_channels: int = 64,
+        temperature: float = 1.0,
+        renormalize: bool = False,
+        memory_init: MemoryInit = "normal",
+        distance: Distance = "mse",
+        map_sigma: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.image_size = tuple(image_size)
+        self.distance: Distance = distance
+        self.score = FusedScore(gamma)
+        self.autoencoder = MemoryAutoencoder(
+            image_size, division_rates, num_items, num_scales, base_channels, temperature, renormalize, memory_init
+        )
+        self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
+        self.anomaly_map = AnomalyMap(map_sigma)
+
+    def forward(self, images: torch.Tensor) -> TrainingOutput | InferenceBatch:
+        """Reconstruct and judge images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            TrainingOutput | InferenceBatch: In training what the losses need; in evaluation the fused score,
+            shape ``(B,)``, and the anomaly map, shape ``(B, 1, H, W)``, without gradient.
+
+        Raises:
+            ValueError: If the images do not have the size that the model was built for.
+        """
+        self._check_size(images)
+        if self.training:
+            reconstructions = self.autoencoder(images)
+            if self.discriminator is None:
+                return TrainingOutput(reconstructions, None, None)
+            return TrainingOutput(reconstructions, self.discriminator(images), self.discriminator(reconstructions))
+        if torch.compiler.is_compiling():
+            return self._infer(images)
+        with torch.no_grad():
+            return self._infer(images)
+
+    def _infer(self, images: torch.Tensor) -> InferenceBatch:
+        reconstructions = self.autoencoder(images)
+        return InferenceBatch(
+            pred_score=self.score(*self._compare(images, reconstructions)),
+            anomaly_map=self.anomaly_map(images, reconstructions),
+        )
+
+    def scores(self, images: torch.Tensor) -> Scores:
+        """Compute the two parts of the fused score.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Scores: R(x) and L(x) of each image, not scaled.
+
+        Raises:
+            ValueError: If the images do not have the size that the model was built for.
+        """
+        self._check_size(images)
+        return self._compare(images, self.autoencoder(images))
+
+    def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> Scores:
+        reconstruction = sample_distance(images, reconstructions, self.distance)
+        if self.discriminator is None:
+            return Scores(reconstruction, None)
+        features = self.discriminator.features(torch.cat([images, reconstructions.to(images.dtype)]))
+        alignment = sample_distance(*features.chunk(2), self.distance)
+        return Scores(reconstruction, alignment)
+
+    def _check_size(self, images: torch.Tensor) -> None:
+        if tuple(images.shape[1:]) != (3, *self.image_size):
+            msg = (
+                f"The model was built for images of shape (B, 3, {self.image_size[0]}, {self.image_size[1]}), got "
+                f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
+            )
+            raise ValueError(msg)
