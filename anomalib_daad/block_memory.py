@@ -20,7 +20,7 @@ Example:
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -91,7 +91,7 @@ class BlockMemory(nn.Module):
         self.temperature = temperature
         self.renormalize = renormalize
         self.items = nn.Parameter(torch.empty(num_items, math.prod(self.block_shape)))
-        self._cached_norms: tuple[tuple, torch.Tensor] | None = None
+        self._cached_norms: _CachedNorms | None = None
         self._initialize_items(init)
 
     def _initialize_items(self, init: MemoryInit) -> None:
@@ -178,12 +178,24 @@ class BlockMemory(nn.Module):
     def _inverse_item_norms(self) -> torch.Tensor:
         """``1 / ||m_i||``, shape ``(N,)``; at inference computed once for each state of the items."""
         items = self.items
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return _inverse_norm(items).squeeze(-1)
-        state = (id(items), items._version, items.device, items.dtype)  # noqa: SLF001
-        if self._cached_norms is None or self._cached_norms[0] != state:
-            self._cached_norms = (state, _inverse_norm(items).squeeze(-1))
-        return self._cached_norms[1]
+        if torch.is_grad_enabled():
+            self._cached_norms = None  # an optimizer may follow, and fused ones do not advance the version
+            return _inverse_norm(items).squeeze(-1)
+        cached = self._cached_norms
+        state = (items._version, items.device, items.dtype)  # noqa: SLF001
+        if cached is None or cached.items is not items or cached.state != state:
+            cached = self._cached_norms = _CachedNorms(items, state, _inverse_norm(items).squeeze(-1))
+        return cached.inverse_norms
+
+
+class _CachedNorms(NamedTuple):
+    """Inverse norms of the items and the state of the items that they belong to."""
+
+    items: torch.Tensor
+    state: tuple[int, torch.device, torch.dtype]
+    inverse_norms: torch.Tensor
 
 
 def _inverse_norm(vectors: torch.Tensor) -> torch.Tensor:

@@ -148,8 +148,8 @@ class DaadModel(nn.Module):
         if self.discriminator is None:
             return Scores(reconstruction, None)
         features = self.discriminator.features(torch.cat([images, reconstructions.to(images.dtype)]))
-        alignment = sample_distance(*features.chunk(2), self.distance)
-        return Scores(reconstruction, alignment)
+        count = images.shape[0]
+        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
 
     def _check_size(self, images: torch.Tensor) -> None:
         if tuple(images.shape[1:]) != (3, *self.image_size):

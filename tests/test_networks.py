@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Autoencoder, discriminator and the model that joins them."""
+
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from anomalib_daad.autoencoder import MemoryAutoencoder
+from anomalib_daad.discriminator import Discriminator
+from anomalib_daad.torch_model import DaadModel, TrainingOutput
+
+
+def small_model(**arguments) -> DaadModel:
+    defaults = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4}
+    return DaadModel(**{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("image_size", "rates", "num_scales"),
+    [((256, 256), (8, 8, 1), 4), ((32, 32), (4, 4, 1), 3), ((64, 128), (2, 4, 2), 4), ((96, 96), (1, 1, 1), 5)],
+)
+def test_autoencoder_has_a_bank_on_every_connection(image_size, rates, num_scales) -> None:
+    autoencoder = MemoryAutoencoder(image_size, rates, num_items=3, num_scales=num_scales, base_channels=4)
+    features = autoencoder.encoder(torch.randn(2, 3, *image_size))
+    assert [tuple(f.shape[1:]) for f in features] == [memory.feature_shape for memory in autoencoder.memories]
+    assert features[-1].shape[2:] == (image_size[0] // 2**num_scales, image_size[1] // 2**num_scales)
+    assert all(memory.division_rates == rates for memory in autoencoder.memories)
+    reconstruction = autoencoder(torch.randn(2, 3, *image_size))
+    assert reconstruction.shape == (2, 3, *image_size)
+    assert reconstruction.abs().max() <= 1
+
+
+def test_paper_size_has_the_paper_shapes() -> None:
+    autoencoder = MemoryAutoencoder((256, 256), (8, 8, 1), num_items=500)
+    assert [memory.items.shape for memory in autoencoder.memories] == [
+        (500, 16384),
+        (500, 8192),
+        (500, 4096),
+        (500, 2048),
+    ]
+    output = Discriminator((256, 256))(torch.randn(2, 3, 256, 256))
+    assert output.logits.shape == (2,)
+    assert output.features.shape == (2, 512, 4, 4)
+
+
+def test_nothing_passes_by_the_memory() -> None:
+    autoencoder = MemoryAutoencoder((32, 32), (2, 2, 1), num_items=10, base_channels=4).eval()
+    first, second = autoencoder(torch.randn(1, 3, 32, 32)), autoencoder(torch.randn(1, 3, 32, 32))
+    assert not torch.allclose(first, second)
+    with torch.no_grad():
+        for memory in autoencoder.memories:
+            memory.items.zero_()
+    first, second = autoencoder(torch.randn(1, 3, 32, 32)), autoencoder(torch.randn(1, 3, 32, 32))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("scale", range(4))
+def test_every_memory_reaches_the_reconstruction(scale) -> None:
+    autoencoder = MemoryAutoencoder((32, 32), (2, 2, 1), num_items=10, base_channels=4)
+    autoencoder(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert autoencoder.memories[scale].items.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("image_size", [(32, 32), (64, 32), (96, 96), (128, 128)])
+def test_discriminator_reads_any_size(image_size) -> None:
+    discriminator = Discriminator(image_size, base_channels=4).eval()
+    images = torch.randn(3, 3, *image_size)
+    output = discriminator(images)
+    assert output.logits.shape == (3,)
+    assert all(4 <= size for size in output.features.shape[2:])
+    assert min(output.features.shape[2:]) < 8
+    assert torch.equal(discriminator.features(images), output.features)
+    last_convolution = [module for module in discriminator.layers.modules() if isinstance(module, nn.Conv2d)][-1]
+    assert output.features.shape[1] == last_convolution.out_channels
+
+
+def test_weights_start_as_in_dcgan() -> None:
+    torch.manual_seed(0)
+    model = DaadModel((64, 64), (2, 2, 1), 10)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.weight.mean().item() == pytest.approx(1.0, abs=0.01)
+            assert module.bias.abs().max() == 0
+
+
+def test_model_outputs_in_training_and_evaluation() -> None:
+    model = small_model()
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    assert isinstance(model(images), TrainingOutput)
+    batch = model.eval()(images)
+    assert isinstance(batch, InferenceBatch)
+    assert batch.pred_score.shape == (3,)
+    assert batch.anomaly_map.shape == (3, 1, 32, 32)
+    assert not batch.pred_score.requires_grad
+    assert not batch.anomaly_map.requires_grad
+
+
+def test_scores_follow_their_definitions() -> None:
+    torch.manual_seed(0)
+    model = small_model(map_sigma=0.0).eval()
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    scores = model.scores(images)
+    for index, image in enumerate(images[:, None]):
+        reconstruction = model.autoencoder(image)
+        error = ((image - reconstruction) ** 2).sum() / image.numel()
+        torch.testing.assert_close(scores.reconstruction[index], error)
+        difference = model.discriminator(image).features - model.discriminator(reconstruction).features
+        torch.testing.assert_close(scores.alignment[index], (difference**2).sum() / difference.numel())
+        pixel_error = ((image - reconstruction) ** 2).sum(1) / 3
+        torch.testing.assert_close(model(images).anomaly_map[index], pixel_error)
+
+
+def test_l2_is_the_euclidean_norm() -> None:
+    torch.manual_seed(0)
+    model = small_model(distance="l2").eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    difference = (images - model.autoencoder(images)).flatten(1)
+    torch.testing.assert_close(model.scores(images).reconstruction, (difference * difference).sum(1).sqrt())
+
+
+def test_daad_has_no_discriminator() -> None:
+    model = small_model(adversarial=False).eval()
+    assert model.discriminator is None
+    assert model.scores(torch.rand(2, 3, 32, 32)).alignment is None
+    assert model(torch.rand(2, 3, 32, 32)).pred_score.shape == (2,)
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_scores_do_not_depend_on_batch_size_or_order(adversarial) -> None:
+    torch.manual_seed(0)
+    model = small_model(adversarial=adversarial).eval()
+    images = torch.rand(8, 3, 32, 32) * 2 - 1
+    model.score.calibrate(*model.scores(images[:4]))
+    expected = model(images)
+    order = torch.randperm(8)
+    for size in (1, 3, 8):
+        batches = [model(batch) for batch in images[order].split(size)]
+        scores = torch.cat([batch.pred_score for batch in batches])
+        maps = torch.cat([batch.anomaly_map for batch in batches])
+        torch.testing.assert_close(scores, expected.pred_score[order], rtol=0, atol=1e-5)
+        torch.testing.assert_close(maps, expected.anomaly_map[order], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image_size": (100, 128)}, ["100x128", "32x32"]),
+        ({"image_size": (32, 32), "division_rates": (4, 2, 1)}, ["32x32", "64x32", "(4, 2)"]),
+        ({"division_rates": (2, 2, 3)}, ["(2, 2, 3)", "channels 4"]),
+        ({"num_items": 0}, ["num_items", "got 0"]),
+        ({"num_scales": 0}, ["num_scales", "at least 1"]),
+        ({"gamma": 1.5}, ["gamma", "[0, 1]", "1.5"]),
+        ({"gamma": -0.1}, ["gamma", "[0, 1]", "-0.1"]),
+        ({"map_sigma": -1.0}, ["map_sigma", "-1"]),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words) -> None:
+    with pytest.raises(ValueError, match=".") as error:
+        small_model(**arguments)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"3, 32, 32.*3, 64, 64.*image_size"):
+        small_model().eval()(torch.rand(1, 3, 64, 64))
