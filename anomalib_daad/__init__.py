@@ -7,6 +7,10 @@ Example:
     >>> model = Daad(image_size=(128, 128))
 """
 
+from .demo_data import DemoTextures
 from .lightning_model import Daad
+from .registration import register
 
-__all__ = ["Daad"]
+register(Daad)
+
+__all__ = ["Daad", "DemoTextures"]

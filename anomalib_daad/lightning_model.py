@@ -28,6 +28,7 @@ See Also:
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Daad(AnomalibModule):
         temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
         renormalize (bool): Renormalise the memory weights after the drop at 1/N. Defaults to ``False``.
         memory_init (str): Initial memory items, ``"normal"`` or ``"uniform"``. Defaults to ``"normal"``.
-        distance (str): The norm of eq. 4 and 6, ``"mse"`` or ``"l2"``. Defaults to ``"mse"``.
+        distance (str): The norm of eq. 4 and 6, ``"l2"`` or ``"mse"``. Defaults to ``"l2"``.
         generator_objective (str): The generator's side of eq. 5, ``"non_saturating"`` or ``"saturating"``.
             Defaults to ``"non_saturating"``.
         map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
@@ -112,7 +113,7 @@ class Daad(AnomalibModule):
         temperature: float = 1.0,
         renormalize: bool = False,
         memory_init: MemoryInit = "normal",
-        distance: Distance = "mse",
+        distance: Distance = "l2",
         generator_objective: GeneratorObjective = "non_saturating",
         map_sigma: float = 4.0,
         pre_processor: PreProcessor | bool = True,
@@ -181,12 +182,20 @@ class Daad(AnomalibModule):
             if network is not None
         ]
 
+    def on_fit_start(self) -> None:
+        """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
+        self.model.train()
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that its data order and flips do not depend on where training started."""
         self._training_scores.clear()
         if self.seed is not None:
             epoch_seed = np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]
             seed_everything(int(epoch_seed), verbose=False)
+            fit_loop = self.trainer.fit_loop
+            if self.current_epoch == 0 or fit_loop.is_resuming or fit_loop.epoch_loop.restarting:
+                # Only for the first epoch of a run has Lightning shuffled the data already, before this hook.
+                iter(fit_loop._data_fetcher)  # noqa: SLF001
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Train the autoencoder and the discriminator on one batch.
@@ -303,6 +312,20 @@ class Daad(AnomalibModule):
         msg = f"The checkpoint does not fit this Daad model: {reason or 'it was saved by another kind of model'}. "
         msg += "Build the model with the arguments that it was trained with, or load another checkpoint."
         raise ValueError(msg)
+
+    def to_onnx(self, *args: Any, opset_version: int = 18, **kwargs: Any) -> Path:
+        """Export to ONNX.
+
+        Args:
+            args: As anomalib's ``to_onnx``.
+            opset_version (int): Operator set. Defaults to ``18``: PyTorch's exporter writes it, and prints a
+                traceback when it then fails to convert to anomalib's default of 14.
+            kwargs: As anomalib's ``to_onnx``.
+
+        Returns:
+            Path: Path to the exported model.
+        """
+        return super().to_onnx(*args, opset_version=opset_version, **kwargs)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

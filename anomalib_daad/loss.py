@@ -24,14 +24,15 @@ Distance = Literal["mse", "l2"]
 GeneratorObjective = Literal["non_saturating", "saturating"]
 
 
-def sample_distance(first: torch.Tensor, second: torch.Tensor, distance: Distance = "mse") -> torch.Tensor:
+def sample_distance(first: torch.Tensor, second: torch.Tensor, distance: Distance = "l2") -> torch.Tensor:
     """Distance of the samples of two batches: the ``|| . ||_2`` of eq. 4 and 6.
 
     Args:
         first (torch.Tensor): Batch of any shape ``(B, ...)``.
         second (torch.Tensor): Batch of the same shape.
-        distance (str): ``"mse"``, the mean of the squared differences ("average pixel-wise difference", section
-            3.3), or ``"l2"``, the Euclidean norm of all of them. They rank samples alike. Defaults to ``"mse"``.
+        distance (str): ``"l2"``, the Euclidean norm of the differences, as eq. 4 and 6 have it, or ``"mse"``, the
+            mean of their squares. They rank samples alike but weigh the losses differently: with ``"mse"`` the
+            reconstruction loss is much the smallest of the three. Defaults to ``"l2"``.
 
     Returns:
         torch.Tensor: Distance of each sample, shape ``(B,)``, at least 0, in at least float32.
@@ -70,7 +71,7 @@ class GeneratorLoss(nn.Module):
         lambda_rec (float): Weight of L_rec (eq. 4). Defaults to ``50.0``.
         lambda_adv (float): Weight of L_adv (eq. 5). Defaults to ``0.5``.
         lambda_ali (float): Weight of L_ali (eq. 6). Defaults to ``0.5``.
-        distance (str): Distance in L_rec and L_ali, see :func:`sample_distance`. Defaults to ``"mse"``.
+        distance (str): Distance in L_rec and L_ali, see :func:`sample_distance`. Defaults to ``"l2"``.
         objective (str): The generator's side of eq. 5: ``"non_saturating"`` minimises -log D(G(x)), which Goodfellow
             et al. use in practice; ``"saturating"`` minimises log(1 - D(G(x))), eq. 5 to the letter.
             Defaults to ``"non_saturating"``.
@@ -84,7 +85,7 @@ class GeneratorLoss(nn.Module):
         lambda_rec: float = 50.0,
         lambda_adv: float = 0.5,
         lambda_ali: float = 0.5,
-        distance: Distance = "mse",
+        distance: Distance = "l2",
         objective: GeneratorObjective = "non_saturating",
     ) -> None:
         super().__init__()

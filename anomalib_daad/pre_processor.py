@@ -14,7 +14,6 @@ Example:
     torch.Size([1, 3, 64, 64])
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -102,8 +101,8 @@ def _exportable(transform: Transform | None) -> nn.Module | None:
     if (
         isinstance(transform, Resize)
         and transform.antialias
-        and transform.interpolation is InterpolationMode.BILINEAR
+        and InterpolationMode(transform.interpolation) == InterpolationMode.BILINEAR
         and len(transform.size) == 2  # noqa: PLR2004
     ):
         return ExportableResize(tuple(transform.size))
-    return get_exportable_transform(copy.deepcopy(transform))
+    return get_exportable_transform(transform)

@@ -65,7 +65,7 @@ class DaadModel(nn.Module):
         temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
         renormalize (bool): Renormalise the memory weights after the drop. Defaults to ``False``.
         memory_init (str): Initial memory items, see :class:`BlockMemory`. Defaults to ``"normal"``.
-        distance (str): Distance in R(x) and L(x), see :func:`sample_distance`. Defaults to ``"mse"``.
+        distance (str): Distance in R(x) and L(x), see :func:`sample_distance`. Defaults to ``"l2"``.
         map_sigma (float): Blur of the anomaly map in pixels. Defaults to ``4.0``.
 
     Raises:
@@ -84,7 +84,7 @@ class DaadModel(nn.Module):
         temperature: float = 1.0,
         renormalize: bool = False,
         memory_init: MemoryInit = "normal",
-        distance: Distance = "mse",
+        distance: Distance = "l2",
         map_sigma: float = 4.0,
     ) -> None:
         super().__init__()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Small data and models that the tests share."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+
+from anomalib_daad import Daad
+
+SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
+
+
+def draw_part(rng: np.random.Generator, defective: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc on a dark ground, 48x40 pixels, with a dark bar across it where defective; and the bar's mask."""
+    image = rng.normal(40, 4, (48, 40, 3))
+    center = tuple(int(c) for c in rng.integers(18, 23, 2))
+    disc = cv2.circle(np.zeros((48, 40), np.uint8), center, 12, 255, -1)
+    image[disc > 0] += 150
+    mask = np.zeros((48, 40), np.uint8)
+    if defective:
+        top, left = rng.integers(12, 20, 2)
+        mask[top : top + 6, left : left + 12] = 255
+        image[mask > 0] = rng.normal(10, 4, (int((mask > 0).sum()), 3))
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a data set of MVTec AD's layout with one category, ``part``."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for folder, count in (("train/good", 12), ("test/good", 5), ("test/bar", 6)):
+        directory = root / "part" / folder
+        directory.mkdir(parents=True)
+        for index in range(count):
+            image, mask = draw_part(rng, defective=folder == "test/bar")
+            cv2.imwrite(str(directory / f"{index:03d}.png"), image)
+            if folder == "test/bar":
+                truth = root / "part/ground_truth/bar"
+                truth.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(truth / f"{index:03d}_mask.png"), mask)
+    return root
+
+
+@pytest.fixture
+def make_datamodule(data_root):
+    """Factory of datamodules over the small data set."""
+
+    def make(**arguments) -> MVTecAD:
+        defaults = {"train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
+        return MVTecAD(root=data_root, category="part", **{**defaults, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def make_engine(tmp_path):
+    """Factory of quiet CPU engines."""
+
+    def make(**arguments) -> Engine:
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+        return Engine(default_root_dir=tmp_path / "results", accelerator="cpu", devices=1, **{**quiet, **arguments})
+
+    return make
+
+
+def make_model(**arguments) -> Daad:
+    """A model of 32x32 pixels."""
+    return Daad(**{**SMALL, **arguments})
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Root of real data in MVTec AD's layout, named by ``ANOMALIB_DAAD_DATA``."""
+    root = os.environ.get("ANOMALIB_DAAD_DATA")
+    if not root or not (Path(root) / "MVTecAD" / "bottle").is_dir():
+        pytest.skip("set ANOMALIB_DAAD_DATA to a folder that holds MVTecAD/bottle to run this test on real images")
+    return Path(root) / "MVTecAD"
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path, monkeypatch) -> None:
+    """Keep what anomalib writes to the working directory out of the checkout, and the random state apart."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
