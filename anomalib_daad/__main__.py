@@ -8,8 +8,9 @@ does. Bad input is one line, without a traceback.
 
 import sys
 
-import anomalib_daad  # noqa: F401
 from anomalib.cli.cli import main
+
+import anomalib_daad  # noqa: F401
 
 if __name__ == "__main__":
     try:

@@ -30,7 +30,9 @@ class AnomalyMap(nn.Module):
         if sigma < 0:
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
-        self.blur = GaussianBlur2d(sigma=(sigma, sigma), channels=1, border_type="replicate") if sigma else nn.Identity()
+        self.blur = (
+            GaussianBlur2d(sigma=(sigma, sigma), channels=1, border_type="replicate") if sigma else nn.Identity()
+        )
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Map the error.

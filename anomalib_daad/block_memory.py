@@ -27,10 +27,6 @@ from torch import nn
 
 MemoryInit = Literal["normal", "uniform"]
 
-# The drop at 1/N is a step. Two backends whose float32 arithmetic differs in the last digit would land on different
-# sides of it, so the step is a ramp this wide in log w, far above rounding and far below the spread of the weights.
-STEP_WIDTH = 1e-5
-
 
 class BlockMemory(nn.Module):
     """Memory bank addressed by the blocks of a feature map.
@@ -47,6 +43,8 @@ class BlockMemory(nn.Module):
             paper has none, which is ``1.0``. Defaults to ``1.0``.
         renormalize (bool): Scale the weights that survive the drop at ``1/N`` to a sum of one. The paper does not
             say so, and eq. 2 taken literally does not. Defaults to ``False``.
+        drop_width (float): Makes the drop at ``1/N``, a step, a ramp over this range of ``log w`` below it, so that
+            backends whose arithmetic differs in the last digits read alike. Defaults to ``0.0``, the paper's step.
         init (str): Initial items: ``"normal"`` draws from N(0, 1); ``"uniform"`` from U(-1/sqrt(D), 1/sqrt(D)), as
             MemAE does. Defaults to ``"normal"``.
 
@@ -64,6 +62,7 @@ class BlockMemory(nn.Module):
         num_items: int,
         temperature: float = 1.0,
         renormalize: bool = False,
+        drop_width: float = 0.0,
         init: MemoryInit = "normal",
     ) -> None:
         super().__init__()
@@ -78,8 +77,8 @@ class BlockMemory(nn.Module):
         if num_items < 1:
             msg = f"num_items must be at least 1, got {num_items}."
             raise ValueError(msg)
-        if temperature <= 0:
-            msg = f"temperature must be positive, got {temperature}."
+        if temperature <= 0 or drop_width < 0:
+            msg = f"temperature must be positive and drop_width not negative, got {temperature} and {drop_width}."
             raise ValueError(msg)
         if init not in get_args(MemoryInit):
             msg = f"init must be one of {get_args(MemoryInit)}, got {init!r}."
@@ -90,6 +89,7 @@ class BlockMemory(nn.Module):
         self.block_shape = (channels // r_c, height // r_h, width // r_w)
         self.temperature = temperature
         self.renormalize = renormalize
+        self.drop_width = drop_width
         self.items = nn.Parameter(torch.empty(num_items, math.prod(self.block_shape)))
         self._cached_norms: _CachedNorms | None = None
         self._initialize_items(init)
@@ -131,8 +131,10 @@ class BlockMemory(nn.Module):
         """
         queries = self.divide(features)  # (B, Q, D)
         log_weights = torch.log_softmax(self._cosine_similarity(queries) / self.temperature, dim=-1)  # (B, Q, N)
-        log_excess = log_weights.detach() + math.log(self.items.shape[0])  # log(w N), negative where w < 1/N
-        weights = log_weights.exp() * (1 + log_excess / STEP_WIDTH).clamp(0, 1)
+        rounding = 8 * torch.finfo(log_weights.dtype).eps  # a weight of exactly 1/N must not drop by rounding
+        excess = log_weights.detach() + (math.log(self.items.shape[0]) + rounding)  # log(w N), negative below 1/N
+        keep = (1 + excess / self.drop_width).clamp(0, 1) if self.drop_width else (excess >= 0).to(excess.dtype)
+        weights = log_weights.exp() * keep
         return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:

@@ -1,195 +1,403 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Demo data set: crops of real texture photographs, some with generated defects, in MVTec AD's folder layout.
+"""Demo data: real textures with drawn defects, in MVTec AD's folder layout, without a download.
 
-The photographs of brick, grass and gravel ship inside scikit-image, so that nothing is downloaded. Training crops
-come from the left of a photograph, test crops from the right, without a pixel in common. The folder doubles as an
-example of the layout that anomalib's ``MVTecAD`` datamodule reads::
+The good images are crops of the photographs of brick, grass and gravel that ship with scikit-image (CC0). Training
+crops come from the left of a photograph, half of them mirrored, and test crops from its right; the two share no pixel.
+A category is generated once, always the same, and then read as MVTec AD is; it is an example of the layout that your
+own data need::
 
-    <root>/brick/train/good/000.png
-    <root>/brick/test/good/000.png
-    <root>/brick/test/scratch/000.png
-    <root>/brick/ground_truth/scratch/000_mask.png
+    DemoTextures/
+    └── brick/
+        ├── train/good/000.png ...
+        ├── test/good/000.png ...
+        ├── test/<defect>/000.png ...
+        └── ground_truth/<defect>/000_mask.png ...
+
+The data show that everything runs; they are too few and too easy to compare models with.
 
 Example:
     >>> from anomalib_daad import DemoTextures
     >>> datamodule = DemoTextures(category="brick")
-    >>> datamodule.prepare_data()  # doctest: +SKIP
+    >>> datamodule.prepare_data()
+    >>> datamodule.setup()
+    >>> next(iter(datamodule.train_dataloader())).image.shape
+    torch.Size([8, 3, 128, 128])
 """
 
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
-import cv2
 import numpy as np
-import skimage.data
-from anomalib.data import MVTecAD
+from anomalib.data import AnomalibDataModule
+from anomalib.data.datasets.image.mvtecad import MVTecADDataset
+from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from anomalib.utils.path import resolve_dataset_root
+from numpy.typing import NDArray
+from skimage import data, io
+from torchvision.transforms.v2 import Transform
 
-CROP = 128
-TRAIN_WIDTH = 320
-TRAIN_COUNT, GOOD_COUNT, DEFECT_COUNT = 120, 30, 10
-PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
-    "brick": skimage.data.brick,
-    "grass": skimage.data.grass,
-    "gravel": skimage.data.gravel,
-}
+CATEGORIES = ("brick", "grass", "gravel")
+# Grass and gravel are of the same gray level: a patch of one in the other is hard for a person to see.
+PATCH_SOURCE = {"brick": "gravel", "grass": "brick", "gravel": "brick"}
+CROP_SIZE = 128
+SPLIT_COLUMN = 304
+NUM_TRAIN = 100
+NUM_GOOD = 30
+NUM_PER_DEFECT = 10
+SEED = 2025
+
+FloatImage = NDArray[np.float64]
+ByteImage = NDArray[np.uint8]
 
 
-class DemoTextures(MVTecAD):
-    """Datamodule of the demo data set; writes it once, then reads it as MVTec AD.
+class DemoTextures(AnomalibDataModule):
+    """Datamodule of the demo textures.
 
-    120 good crops of 128x128 pixels to train on; to test on, 30 good ones and 10 of each defect: ``scratch``,
-    ``hole``, ``stain`` and ``swapped_patch``, with exact masks.
+    Each category has 100 good images to train on, and 30 good and 40 defective ones to test on (10 each of ``scratch``,
+    ``hole``, ``stain`` and ``swapped_patch``) with masks; 128x128 pixels, gray. They lie in ``<root>/<category>``,
+    which takes about 3 MB; a folder that is there already is used as it is.
 
     Args:
-        root (Path | str): Folder of the data set. Defaults to ``"./datasets/DemoTextures"``.
+        root (Path | str | None): Folder of the categories; None for anomalib's own data folder.
+            Defaults to ``"./datasets/DemoTextures"``.
         category (str): ``"brick"``, ``"grass"`` or ``"gravel"``. Defaults to ``"brick"``.
         train_batch_size (int): Training batch size. Defaults to ``8``.
-        eval_batch_size (int): Test batch size. Defaults to ``32``.
-        num_workers (int): Number of workers. Defaults to ``0``.
-        seed (int | None): Seed of random splits. Defaults to ``None``.
+        eval_batch_size (int): Validation and test batch size. Defaults to ``32``.
+        num_workers (int): Worker processes of each loader; 0 reads in the main process. Defaults to ``0``.
+        train_augmentations (Transform | None): Augmentations of the training images. Defaults to ``None``.
+        val_augmentations (Transform | None): Augmentations of the validation images. Defaults to ``None``.
+        test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
+        augmentations (Transform | None): Augmentations of the stages that have none of their own. Defaults to ``None``.
+        test_split_mode (TestSplitMode | str): Where the test images come from.
+            Defaults to ``TestSplitMode.FROM_DIR``.
+        test_split_ratio (float): Share of the images that is used to test, where they are split. Defaults to ``0.2``.
+        val_split_mode (ValSplitMode | str): Where the validation images come from.
+            Defaults to ``ValSplitMode.SAME_AS_TEST``.
+        val_split_ratio (float): Share of the images that is used to validate, where they are split.
+            Defaults to ``0.5``.
+        seed (int | None): Seed of the splits; the images do not depend on it. Defaults to ``None``.
 
     Raises:
         ValueError: If the category is unknown.
+
+    Example:
+        >>> datamodule = DemoTextures(root="./datasets/DemoTextures", category="gravel")
+        >>> datamodule.setup()
+        >>> batch = next(iter(datamodule.test_dataloader()))
+        >>> batch.image.shape, batch.gt_mask.shape
+        (torch.Size([32, 3, 128, 128]), torch.Size([32, 128, 128]))
     """
 
     def __init__(
         self,
-        root: Path | str = "./datasets/DemoTextures",
+        root: Path | str | None = "./datasets/DemoTextures",
         category: str = "brick",
         train_batch_size: int = 8,
         eval_batch_size: int = 32,
         num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
         seed: int | None = None,
     ) -> None:
-        if category not in PHOTOGRAPHS:
-            msg = f"category must be one of {sorted(PHOTOGRAPHS)}, got {category!r}."
-            raise ValueError(msg)
         super().__init__(
-            root=root,
-            category=category,
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
             seed=seed,
         )
+        if category not in CATEGORIES:
+            msg = f"category must be one of {', '.join(CATEGORIES)}, got {category!r}."
+            raise ValueError(msg)
+        self.root = resolve_dataset_root(root, "DemoTextures")
+        self.category = category
 
     def prepare_data(self) -> None:
-        """Write the data set where it does not exist.
+        """Generate the category unless its folder is there.
 
         Raises:
-            OSError: If the root cannot be written to.
+            OSError: If the folder cannot be written.
+            FileNotFoundError: If the folder is there but lacks images.
         """
-        write_category(self.root, self.category)
+        folder = self.root / self.category
+        if not folder.is_dir():
+            _write(folder, _make_images(self.category))
+        _check_complete(folder)
 
     def _setup(self, _stage: str | None = None) -> None:
+        """Read the category, which is generated first where ``prepare_data`` was not called.
+
+        Args:
+            _stage (str | None): Stage; not used, every subset is made at once. Defaults to ``None``.
+        """
         self.prepare_data()
-        super()._setup(_stage)
+        self.train_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TRAIN)
+        self.test_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TEST)
 
 
-def write_category(root: Path, category: str) -> None:
-    """Write one category, whole or not at all; an existing one is left alone.
+def _write(folder: Path, images: Iterator[tuple[str, ByteImage]]) -> None:
+    """Write the images of a category, so that its folder is there either whole or not at all.
 
     Args:
-        root (Path): Folder of the data set.
-        category (str): ``"brick"``, ``"grass"`` or ``"gravel"``.
+        folder (Path): Folder of the category.
+        images (Iterator[tuple[str, ByteImage]]): Path in the folder and image, shape ``(H, W)``, uint8.
 
     Raises:
-        OSError: If the root cannot be written to.
+        OSError: If the folder cannot be written, unless another process has written it meanwhile.
     """
-    target = Path(root) / category
-    if target.is_dir():
-        return
+    made = list(images)
+    temporary = folder.parent / f".{folder.name}-{uuid4().hex}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{category}-", dir=target.parent))
+        for name, image in made:
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            io.imsave(path, image, check_contrast=False)
+        temporary.rename(folder)
     except OSError as error:
-        msg = f"Cannot write the demo data set to {root} ({error.strerror}); set root to a folder that is writable."
-        raise OSError(msg) from error
-    try:
-        _write_images(partial, category)
-        partial.chmod(0o755)
-        partial.rename(target)
-    except OSError:
-        if not target.is_dir():  # another process has written it meanwhile
-            raise
+        if not folder.is_dir():
+            msg = (
+                f"Cannot write the demo data to {folder} ({error.strerror or error}); it must lie in a writable folder "
+                "with 5 MB free: make it so, or give another root."
+            )
+            raise OSError(msg) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_images(folder: Path, category: str) -> None:
-    rng = np.random.default_rng([*category.encode(), 2021])
-    photograph = PHOTOGRAPHS[category]()
-    train, test = photograph[:, :TRAIN_WIDTH], photograph[:, TRAIN_WIDTH:]
-    others = [load() for name, load in PHOTOGRAPHS.items() if name != category]
-    for index in range(TRAIN_COUNT):
-        _save(folder / f"train/good/{index:03d}.png", _crop(train, rng))
-    for index in range(GOOD_COUNT):
-        _save(folder / f"test/good/{index:03d}.png", _crop(test, rng))
+def _check_complete(folder: Path) -> None:
+    """Refuse a folder that lacks images, for instance after a copy that was cut short.
+
+    Args:
+        folder (Path): Folder of the category.
+
+    Raises:
+        FileNotFoundError: If a subfolder has fewer images than were written.
+    """
+    for name, expected in _count_images().items():
+        found = len(list((folder / name).glob("*.png")))
+        if found < expected:
+            msg = (
+                f"{folder} is no complete demo data: {name} has {found} images, expected {expected}; delete the folder "
+                "to have it written again, or give another root."
+            )
+            raise FileNotFoundError(msg)
+
+
+def _count_images() -> dict[str, int]:
+    """Number of images in each subfolder of a category."""
+    counts = {"train/good": NUM_TRAIN, "test/good": NUM_GOOD}
+    for defect in DEFECTS:
+        counts[f"test/{defect}"] = counts[f"ground_truth/{defect}"] = NUM_PER_DEFECT
+    return counts
+
+
+def _make_images(category: str) -> Iterator[tuple[str, ByteImage]]:
+    """Make all images and masks of a category, the same ones each time.
+
+    Args:
+        category (str): One of ``CATEGORIES``.
+
+    Yields:
+        tuple[str, ByteImage]: Path in the category's folder and image, shape ``(128, 128)``, uint8.
+    """
+    rng = np.random.default_rng([SEED, CATEGORIES.index(category)])
+    photograph = getattr(data, category)()
+    other_photograph = getattr(data, PATCH_SOURCE[category])()
+    for index in range(NUM_TRAIN):
+        crop = _random_crop(rng, photograph[:, :SPLIT_COLUMN])
+        # Mirrored, the left of the bricks leans as their right does: the photograph is in perspective.
+        yield f"train/good/{index:03d}.png", crop[:, ::-1] if rng.random() < 0.5 else crop
+    for index in range(NUM_GOOD):
+        yield f"test/good/{index:03d}.png", _random_crop(rng, photograph[:, SPLIT_COLUMN:])
     for defect, draw in DEFECTS.items():
-        for index in range(DEFECT_COUNT):
-            crop = _crop(test, rng)
-            opacity, content = draw(crop, rng, others)
-            image = np.rint(crop + opacity * (content - crop)).clip(0, 255).astype(np.uint8)
-            _save(folder / f"test/{defect}/{index:03d}.png", image)
-            _save(folder / f"ground_truth/{defect}/{index:03d}_mask.png", ((image != crop) * 255).astype(np.uint8))
+        for index in range(NUM_PER_DEFECT):
+            crop = _random_crop(rng, photograph[:, SPLIT_COLUMN:])
+            other = _random_crop(rng, other_photograph)
+            image, mask = _blend(crop, *draw(rng, crop.astype(np.float64), other.astype(np.float64)))
+            yield f"test/{defect}/{index:03d}.png", image
+            yield f"ground_truth/{defect}/{index:03d}_mask.png", mask
 
 
-def _crop(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    top, left = (rng.integers(0, size - CROP + 1) for size in photograph.shape)
-    return photograph[top : top + CROP, left : left + CROP]
+def _random_crop(rng: np.random.Generator, photograph: ByteImage) -> ByteImage:
+    """Cut a crop at a random position.
+
+    Args:
+        rng (np.random.Generator): Source of the position.
+        photograph (ByteImage): Image, shape ``(H, W)``, at least 128x128.
+
+    Returns:
+        ByteImage: Crop, shape ``(128, 128)``.
+    """
+    top, left = (int(rng.integers(side - CROP_SIZE + 1)) for side in photograph.shape)
+    return photograph[top : top + CROP_SIZE, left : left + CROP_SIZE]
 
 
-def _save(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+def _blend(crop: ByteImage, layer: FloatImage, weight: FloatImage) -> tuple[ByteImage, ByteImage]:
+    """Lay a defect over a crop.
+
+    Args:
+        crop (ByteImage): Good image, shape ``(128, 128)``.
+        layer (FloatImage): What the defect looks like, same shape, gray levels.
+        weight (FloatImage): Its opacity at each pixel, same shape, in [0, 1].
+
+    Returns:
+        tuple[ByteImage, ByteImage]: Defective image, and its mask: 255 where the defect lies, which may by chance have
+        left a pixel its gray level, and 0 where the image is the crop.
+    """
+    # A fainter edge would mark pixels that look, or even are, unchanged.
+    weight = np.where(weight < 0.04, 0, weight)
+    image = np.rint(crop * (1 - weight) + layer.clip(0, 255) * weight)
+    return image.astype(np.uint8), np.where(weight > 0, 255, 0).astype(np.uint8)
 
 
-def _blob(rng: np.random.Generator, radius: tuple[int, int], softness: float) -> np.ndarray:
-    """Opacity in [0, 1], shape (CROP, CROP), of an irregular disc, its edge blurred by ``softness`` pixels."""
-    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    radii = rng.uniform(*radius) * (1 + 0.15 * rng.standard_normal(24)).clip(0.6, 1.4)
-    center = rng.uniform(30, CROP - 30, 2)
-    outline = center + np.stack([np.cos(angles), rng.uniform(0.6, 1) * np.sin(angles)], axis=1) * radii[:, None]
-    opacity = cv2.fillPoly(np.zeros((CROP, CROP), np.float32), [np.rint(outline).astype(np.int32)], 1.0)
-    return cv2.GaussianBlur(opacity, (0, 0), softness)
+def _draw_scratch(rng: np.random.Generator, image: FloatImage, _other: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """Draw a thin, bent line of uneven width, brighter or darker than the texture.
+
+    Args:
+        rng (np.random.Generator): Source of shape, place and gray level.
+        image (FloatImage): Good image, shape ``(128, 128)``.
+
+    Returns:
+        tuple[FloatImage, FloatImage]: Layer and weight, same shape.
+    """
+    rows, columns = _pixel_grid(rng.uniform(44, 84, 2))
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(55, 110)
+    bend = rng.uniform(-14, 14)
+    along = rows * np.sin(angle) + columns * np.cos(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
+    position = 2 * along / length
+    knots = np.linspace(-1, 1, 13)
+    course = bend * position**2 + np.interp(position, knots, rng.normal(0, 0.8, len(knots)))
+    half_width = rng.uniform(1.4, 2.0) + np.interp(position, knots, rng.uniform(-0.5, 0.5, len(knots)))
+    taper = np.sqrt(np.clip(1 - position**4, 0, 1))
+    weight = np.clip(half_width * taper + 0.5 - np.abs(across - course), 0, 1)
+    level = rng.uniform(215, 250) if rng.random() < 0.5 else rng.uniform(5, 30)
+    layer = 0.15 * image + 0.85 * level + rng.normal(0, 8, image.shape)
+    return layer, np.where(np.abs(position) < 1, weight, 0)
 
 
-def _scratch(crop: np.ndarray, rng: np.random.Generator, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A thin bent line, bright or dark."""
-    del others
-    start, end = rng.uniform(10, CROP - 10, (2, 2))
-    while np.linalg.norm(end - start) < CROP / 3:
-        start, end = rng.uniform(10, CROP - 10, (2, 2))
-    middle = (start + end) / 2 + rng.normal(0, 10, 2)
-    t = np.linspace(0, 1, 30)[:, None]
-    curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-    line = np.zeros((CROP, CROP), np.float32)
-    cv2.polylines(line, [np.rint(curve).astype(np.int32)], isClosed=False, color=1.0, thickness=int(rng.integers(2, 4)))
-    return cv2.GaussianBlur(line, (0, 0), 0.6), np.full_like(crop, rng.choice([20, 240]), dtype=np.float32)
+def _draw_hole(rng: np.random.Generator, image: FloatImage, _other: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """Draw a dark hole with a ragged, sharp edge.
+
+    Args:
+        rng (np.random.Generator): Source of shape, place and gray level.
+        image (FloatImage): Good image, shape ``(128, 128)``.
+
+    Returns:
+        tuple[FloatImage, FloatImage]: Layer and weight, same shape.
+    """
+    depth = _random_blob(rng, radius=rng.uniform(10, 20), raggedness=0.3)
+    wall = 0.5 * image * np.exp(-np.maximum(depth, 0) / 2.5)
+    layer = rng.uniform(5, 30) + wall + rng.normal(0, 2, image.shape)
+    return layer, _smooth_step(depth / 2 + 0.5)
 
 
-def _hole(crop: np.ndarray, rng: np.random.Generator, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A dark hole with a ragged edge."""
-    del others
-    return _blob(rng, (7, 16), 0.8), np.full_like(crop, rng.uniform(5, 30), dtype=np.float32)
+def _draw_stain(rng: np.random.Generator, image: FloatImage, _other: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """Draw a soft-edged blob that darkens or bleaches the texture, which still shows.
+
+    Args:
+        rng (np.random.Generator): Source of shape, place and strength.
+        image (FloatImage): Good image, shape ``(128, 128)``.
+
+    Returns:
+        tuple[FloatImage, FloatImage]: Layer and weight, same shape.
+    """
+    radius = rng.uniform(20, 34)
+    depth = _random_blob(rng, radius, raggedness=0.25)
+    layer = 0.2 * image if rng.random() < 0.5 else 0.3 * image + 165
+    return layer, rng.uniform(0.75, 0.95) * _smooth_step(depth / (0.5 * radius))
 
 
-def _stain(crop: np.ndarray, rng: np.random.Generator, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A soft stain through which the texture still shows, darker or brighter."""
-    del others
-    shifted = crop.astype(np.float32) + rng.choice([-1, 1]) * rng.uniform(60, 90)
-    return _blob(rng, (14, 26), 3.0), shifted
+def _draw_swapped_patch(
+    rng: np.random.Generator, _image: FloatImage, other: FloatImage
+) -> tuple[FloatImage, FloatImage]:
+    """Draw a turned rectangle of another texture, blended at its border.
+
+    Args:
+        rng (np.random.Generator): Source of size, place and angle.
+        other (FloatImage): Crop of another texture, shape ``(128, 128)``.
+
+    Returns:
+        tuple[FloatImage, FloatImage]: Layer and weight, same shape.
+    """
+    rows, columns = _pixel_grid(rng.uniform(32, 96, 2))
+    angle, (half_height, half_width) = rng.uniform(0, np.pi), rng.uniform(16, 29, 2)
+    along = rows * np.sin(angle) + columns * np.cos(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
+    depth = np.minimum(half_width - np.abs(along), half_height - np.abs(across))
+    return other, rng.uniform(0.85, 1) * _smooth_step(depth / 4)
 
 
-def _swapped_patch(
-    crop: np.ndarray, rng: np.random.Generator, others: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A patch of another texture."""
-    del crop
-    return _blob(rng, (14, 26), 1.0), _crop(others[rng.integers(len(others))], rng).astype(np.float32)
+def _pixel_grid(center: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """Rows and columns of the pixels of a crop, counted from a point.
+
+    Args:
+        center (FloatImage): Row and column of the point, shape ``(2,)``, pixels.
+
+    Returns:
+        tuple[FloatImage, FloatImage]: Rows, shape ``(128, 1)``, and columns, shape ``(1, 128)``, pixels.
+    """
+    pixels = np.arange(CROP_SIZE, dtype=np.float64)
+    return (pixels - center[0])[:, None], (pixels - center[1])[None, :]
 
 
-DEFECTS = {"scratch": _scratch, "hole": _hole, "stain": _stain, "swapped_patch": _swapped_patch}
+def _random_blob(rng: np.random.Generator, radius: float, raggedness: float) -> FloatImage:
+    """Ellipse with an irregular outline at a random place.
+
+    Args:
+        rng (np.random.Generator): Source of place, elongation and outline.
+        radius (float): Half of the longer axis, pixels.
+        raggedness (float): Size of the irregularities, share of the radius.
+
+    Returns:
+        FloatImage: Depth below the outline, shape ``(128, 128)``, about pixels; negative outside.
+    """
+    rows, columns = _pixel_grid(rng.uniform(32, 96, 2))
+    tilt = rng.uniform(0, np.pi)
+    along = rows * np.sin(tilt) + columns * np.cos(tilt)
+    across = (rows * np.cos(tilt) - columns * np.sin(tilt)) / rng.uniform(0.55, 1)
+    angle = np.arctan2(across, along)
+    waves = np.arange(2, 13)
+    sizes, phases = rng.normal(0, raggedness, len(waves)) / waves**1.5, rng.uniform(0, 2 * np.pi, len(waves))
+    outline = 1 + sum(
+        size * np.cos(wave * angle + phase) for wave, size, phase in zip(waves, sizes, phases, strict=True)
+    )
+    return radius * outline - np.hypot(along, across)
+
+
+def _smooth_step(values: FloatImage) -> FloatImage:
+    """Rise smoothly from 0 at 0 to 1 at 1.
+
+    Args:
+        values (FloatImage): Any shape.
+
+    Returns:
+        FloatImage: Same shape, in [0, 1].
+    """
+    values = values.clip(0, 1)
+    return values**2 * (3 - 2 * values)
+
+
+DrawDefect = Callable[[np.random.Generator, FloatImage, FloatImage], tuple[FloatImage, FloatImage]]
+DEFECTS: dict[str, DrawDefect] = {
+    "scratch": _draw_scratch,
+    "hole": _draw_hole,
+    "stain": _draw_stain,
+    "swapped_patch": _draw_swapped_patch,
+}

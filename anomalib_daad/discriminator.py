@@ -47,7 +47,9 @@ class Discriminator(nn.Module):
         super().__init__()
         height, width = image_size
         if min(height, width) < 2 * MIN_SIZE:
-            msg = f"image_size must be at least {2 * MIN_SIZE}x{2 * MIN_SIZE} for a discriminator, got {height}x{width}."
+            msg = (
+                f"image_size must be at least {2 * MIN_SIZE}x{2 * MIN_SIZE} for a discriminator, got {height}x{width}."
+            )
             raise ValueError(msg)
         depth = (min(height, width) // MIN_SIZE).bit_length() - 1
         channels = scale_channels(base_channels, depth)

@@ -45,7 +45,8 @@ def sample_distance(first: torch.Tensor, second: torch.Tensor, distance: Distanc
 
 
 def _bce(logits: torch.Tensor, label: float) -> torch.Tensor:
-    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, label, dtype=torch.float32))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 class GeneratorTerms(NamedTuple):

@@ -73,7 +73,7 @@ class ExportableResize(nn.Module):
             if isinstance(length, int) and length == size:
                 continue
             weights = triangle_filter(length, size, images)  # (size, length)
-            images = weights @ images if dim == -2 else images @ weights.T  # noqa: PLR2004
+            images = weights @ images if dim == -2 else images @ weights.T
         return images
 
 
@@ -102,7 +102,7 @@ def _exportable(transform: Transform | None) -> nn.Module | None:
         isinstance(transform, Resize)
         and transform.antialias
         and InterpolationMode(transform.interpolation) == InterpolationMode.BILINEAR
-        and len(transform.size) == 2  # noqa: PLR2004
+        and len(transform.size) == 2
     ):
         return ExportableResize(tuple(transform.size))
     return get_exportable_transform(transform)

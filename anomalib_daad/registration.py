@@ -7,7 +7,7 @@ importing this package provides; ``get_model({"class_path": ...})`` looks into `
 modules that it allows.
 """
 
-import anomalib.models
+from anomalib import models as anomalib_models
 from anomalib.models.components import AnomalibModule
 
 
@@ -18,6 +18,6 @@ def register(*models: type[AnomalibModule]) -> None:
         models (type[AnomalibModule]): Model classes of this package.
     """
     for model in models:
-        if not hasattr(anomalib.models, model.__name__):
-            setattr(anomalib.models, model.__name__, model)
-    anomalib.models.ALLOWED_MODULES.add(__name__.partition(".")[0])
+        if not hasattr(anomalib_models, model.__name__):
+            setattr(anomalib_models, model.__name__, model)
+    anomalib_models.ALLOWED_MODULES.add(__name__.partition(".")[0])

@@ -118,7 +118,7 @@ class DaadModel(nn.Module):
             return TrainingOutput(reconstructions, self.discriminator(images), self.discriminator(reconstructions))
         if torch.compiler.is_compiling():
             return self._infer(images)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(images):
             return self._infer(images)
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
@@ -129,7 +129,7 @@ class DaadModel(nn.Module):
         )
 
     def scores(self, images: torch.Tensor) -> Scores:
-        """Compute the two parts of the fused score.
+        """Compute the two parts of the fused score, in full precision also under autocast.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
@@ -141,13 +141,14 @@ class DaadModel(nn.Module):
             ValueError: If the images do not have the size that the model was built for.
         """
         self._check_size(images)
-        return self._compare(images, self.autoencoder(images))
+        with _full_precision(images):
+            return self._compare(images, self.autoencoder(images))
 
     def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> Scores:
         reconstruction = sample_distance(images, reconstructions, self.distance)
         if self.discriminator is None:
             return Scores(reconstruction, None)
-        features = self.discriminator.features(torch.cat([images, reconstructions.to(images.dtype)]))
+        features = self.discriminator.features(torch.cat([images, reconstructions]))
         count = images.shape[0]
         return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
 
@@ -158,3 +159,8 @@ class DaadModel(nn.Module):
                 f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
             )
             raise ValueError(msg)
+
+
+def _full_precision(images: torch.Tensor) -> torch.autocast:
+    """Context without autocast: in bfloat16 the memory reads other items, and ranges would not fit the export."""
+    return torch.autocast(images.device.type, enabled=False)

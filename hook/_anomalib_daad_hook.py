@@ -9,13 +9,20 @@ A plugin that fails to import is logged and never breaks anomalib.
 
 import sys
 
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without importing typing in every process
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
 TARGET = "anomalib.models"
 
 
 class AnomalibFinder:
     """Meta-path finder that adds the plugin's import to the loading of ``anomalib.models``."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN201, D102
+    def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":  # noqa: ARG002
+        """Wrap the loader of ``anomalib.models``, at its first import."""
         if name != TARGET or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
@@ -27,16 +34,16 @@ class AnomalibFinder:
         return spec
 
 
-def install():  # noqa: ANN201
+def install() -> None:
     """Put the finder in place, once."""
     if TARGET not in sys.modules and not any(isinstance(finder, AnomalibFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, AnomalibFinder())
 
 
-def _import_plugin_after(loader):  # noqa: ANN001, ANN202
+def _import_plugin_after(loader: "Loader") -> None:
     exec_module = loader.exec_module
 
-    def exec_module_and_plugin(module):  # noqa: ANN001, ANN202
+    def exec_module_and_plugin(module: "ModuleType") -> None:
         del loader.exec_module
         exec_module(module)
         try:
@@ -46,4 +53,4 @@ def _import_plugin_after(loader):  # noqa: ANN001, ANN202
 
             logging.getLogger("anomalib_daad").warning("The Daad model is not available to anomalib.", exc_info=True)
 
-    loader.exec_module = exec_module_and_plugin
+    loader.exec_module = exec_module_and_plugin  # type: ignore[method-assign]

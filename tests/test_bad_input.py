@@ -26,7 +26,7 @@ from anomalib_daad import Daad
     ],
 )
 def test_bad_arguments_are_named(arguments, words) -> None:
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         make_model(**arguments)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words)
@@ -61,7 +61,11 @@ def test_checkpoint_of_another_model(make_datamodule, make_engine, tmp_path) -> 
     padim = Padim(backbone="resnet18", layers=["layer1"], pre_trained=False, n_features=10)
     path = tmp_path / "padim.ckpt"
     torch.save(
-        {"state_dict": padim.state_dict(), "hyper_parameters": dict(padim.hparams), "pytorch-lightning_version": "2.6.0"},
+        {
+            "state_dict": padim.state_dict(),
+            "hyper_parameters": dict(padim.hparams),
+            "pytorch-lightning_version": "2.6.0",
+        },
         path,
     )
     with pytest.raises(ValueError, match="another kind of model"):

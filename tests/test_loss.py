@@ -49,7 +49,9 @@ def test_generator_loss_is_the_weighted_sum(batch, distance, objective, lambdas)
 
 def test_discriminator_loss_is_the_negative_adversarial_loss(batch) -> None:
     real, fake = batch["real"].logits, batch["fake"].logits
-    eq5 = sum(math.log(sigmoid(r)) for r in real.tolist()) / 4 + sum(math.log(1 - sigmoid(f)) for f in fake.tolist()) / 4
+    eq5 = (
+        sum(math.log(sigmoid(r)) for r in real.tolist()) / 4 + sum(math.log(1 - sigmoid(f)) for f in fake.tolist()) / 4
+    )
     assert DiscriminatorLoss()(real, fake).item() == pytest.approx(-eq5, rel=1e-5)
 
 
@@ -69,7 +71,7 @@ def test_no_gradient_reaches_the_real_pass(batch) -> None:
 
 
 def test_without_discriminator_only_the_reconstruction_counts(batch) -> None:
-    terms = GeneratorLoss(lambda_rec=3.0)(batch["images"], batch["reconstructions"])
+    terms = GeneratorLoss(lambda_rec=3.0, distance="mse")(batch["images"], batch["reconstructions"])
     torch.testing.assert_close(terms.total, 3 * ((batch["images"] - batch["reconstructions"]) ** 2).mean())
     assert terms.adversarial is None
     assert terms.alignment is None
@@ -84,7 +86,8 @@ def test_extreme_logits_stay_finite_in_half_precision() -> None:
 
 def test_distance_of_half_precision_batches_is_taken_in_float32() -> None:
     first, second = torch.full((1, 4), 300.0).half(), torch.full((1, 4), -300.0).half()
-    assert sample_distance(first, second).item() == pytest.approx(360000.0)
+    assert sample_distance(first, second, "mse").item() == pytest.approx(360000.0)
+    assert sample_distance(first, second, "l2").item() == pytest.approx(1200.0)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -50,11 +50,15 @@ class DoubleDaad(Daad):
         return super().training_step(SimpleNamespace(image=batch.image.double()), batch_idx)
 
 
+def norm(difference: torch.Tensor) -> torch.Tensor:
+    return (difference**2).sum(dim=(1, 2, 3)).sqrt()
+
+
 class ReferenceStep(Callback):
     """Repeats every training step with gradients and Adam written out, and compares the weights."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        del trainer
+        del trainer, batch
         if batch_idx == 0 and not hasattr(self, "moments"):
             self.reference = copy.deepcopy(pl_module.model)
             self.moments = {name: (0.0, 0.0) for name, _ in self.reference.named_parameters()}
@@ -66,9 +70,9 @@ class ReferenceStep(Callback):
         x_hat = model.autoencoder(x)
         real, fake = model.discriminator(x), model.discriminator(x_hat)
         generator_loss = (
-            50 * ((x - x_hat) ** 2).mean()
+            50 * norm(x - x_hat).mean()
             + 0.5 * -logsigmoid(fake.logits).mean()
-            + 0.5 * ((real.features.detach() - fake.features) ** 2).mean()
+            + 0.5 * norm(real.features.detach() - fake.features).mean()
         )
         discriminator_loss = -logsigmoid(real.logits).mean() - logsigmoid(-fake.logits).mean()
         self.steps += 1
@@ -134,7 +138,9 @@ def test_ranges_follow_a_limited_validation(make_datamodule, make_engine, limit)
     model, datamodule = make_model(), make_datamodule()
     make_engine(max_epochs=1, limit_val_batches=limit).fit(model, datamodule=datamodule)
     reconstruction, _, _ = raw_scores(model, datamodule, "val")
-    torch.testing.assert_close(model.model.score.reconstruction_range, torch.stack(reconstruction[: 4 * limit].aminmax()))
+    torch.testing.assert_close(
+        model.model.score.reconstruction_range, torch.stack(reconstruction[: 4 * limit].aminmax())
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,10 +270,10 @@ def test_training_learns_to_reconstruct(make_datamodule, make_engine, precision,
     before, _, _ = raw_scores(model, datamodule, "train")
     make_engine(max_epochs=10, precision=precision, limit_val_batches=0).fit(model, datamodule=datamodule)
     after, _, _ = raw_scores(model, datamodule, "train")
-    assert after.mean() < 0.5 * before.mean()
+    assert after.mean() < 0.7 * before.mean()
 
 
-def test_the_user_sets_the_number_of_epochs(make_engine) -> None:
+def test_the_user_sets_the_number_of_epochs() -> None:
     assert not {"max_epochs", "max_steps", "precision"} & make_model().trainer_arguments.keys()
 
 

@@ -23,7 +23,7 @@ from anomalib.cli.cli import AnomalibCLI
 from lightning.pytorch import Callback, Trainer
 from sklearn.metrics import roc_auc_score
 
-import anomalib_daad  # noqa: F401
+import anomalib_daad
 
 
 class RecordScores(Callback):

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The installed plugin is known to an unmodified anomalib, costs other processes nothing, and leaves nothing behind."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("anomalib_daad", "hook", "pyproject.toml", "README.md", "LICENSE")
+
+USE_EVERY_NAME = """
+    import contextlib, io, json, sys
+    from anomalib.models import get_model, list_models
+    import anomalib_daad
+    assert anomalib_daad.__file__.startswith(sys.argv[1]), anomalib_daad.__file__
+    assert "daad" in list_models()
+    small = {"image_size": [32, 32], "division_rates": [2, 2, 1], "num_items": 5, "base_channels": 4}
+    assert isinstance(get_model("daad", **small), anomalib_daad.Daad)
+    for class_path in ("Daad", "anomalib_daad.Daad", "anomalib.models.Daad"):
+        model = get_model({"class_path": class_path, "init_args": small})
+        assert isinstance(model, anomalib_daad.Daad) and model.hparams.num_items == 5
+
+    from anomalib.cli.cli import AnomalibCLI
+    for class_path in ("Daad", "anomalib_daad.Daad"):
+        with open(f"{class_path}.json", "w") as file:
+            json.dump({"model": {"class_path": class_path, "init_args": small}}, file)
+    named = ["--model", "Daad", "--model.image_size", "[32, 32]", "--model.division_rates", "[2, 2, 1]"]
+    commands = [
+        *(["train", "--data", "MVTecAD", "--config", f"{name}.json"] for name in ("Daad", "anomalib_daad.Daad")),
+        ["fit", "--data", "MVTecAD", *named],
+        ["test", "--data", "DemoTextures", *named],
+        ["validate", "--data", "MVTecAD", *named, "--model", "anomalib_daad.Daad"],
+        ["predict", "--data", "images", *named],
+        ["export", "--export_type", "onnx", *named],
+    ]
+    for command in commands:
+        cli = AnomalibCLI(command, run=False)
+        assert type(cli.model).__name__ == "Daad", command
+        assert cli.model.model.image_size == (32, 32), command
+    help_text = io.StringIO()
+    with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+        AnomalibCLI(["train", "--model.help", "Daad"], run=False)
+    assert "division_rates" in help_text.getvalue()
+
+    from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+    config = {"seed": 0, "model": {"class_path": "Daad", "init_args": small}, "data": {"class_path": "MVTecAD"}}
+    (job,) = BenchmarkJobGenerator("cpu").generate_jobs(config, None)
+    assert isinstance(job.model, anomalib_daad.Daad)
+"""
+
+USE_IN_SPAWNED_WORKER = """
+    from torch.utils.data import DataLoader, Dataset
+
+    class Names(Dataset):
+        def __len__(self):
+            return 1
+        def __getitem__(self, index):
+            from anomalib.models import list_models
+            return "daad" in list_models()
+
+    if __name__ == "__main__":
+        (known,) = DataLoader(Names(), num_workers=1, multiprocessing_context="spawn", batch_size=None)
+        assert known
+"""
+
+
+class Environment:
+    """A virtual environment that borrows the heavy dependencies of the running one, but not its start-up hooks."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, with_pip=True)
+        self.folder = folder
+        self.python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        self.site_packages = Path(self.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+        (self.site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+        self.before = self.files()
+
+    def run(self, *arguments: str, cwd: Path | None = None) -> str:
+        """Run Python; its output. A failure shows what it printed."""
+        result = subprocess.run(
+            [str(self.python), *arguments], capture_output=True, text=True, cwd=cwd or self.folder, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    def run_script(self, script: str, *arguments: str) -> str:
+        path = self.folder / "script.py"
+        path.write_text(textwrap.dedent(script))
+        return self.run("-W", "ignore", str(path), *arguments)
+
+    def pip(self, *arguments: str) -> str:
+        return self.run("-m", "pip", "--disable-pip-version-check", *arguments)
+
+    def files(self) -> set[str]:
+        return {str(path) for path in self.site_packages.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def copy_sources(target: Path) -> Path:
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target / name)
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = copy_sources(folder / "sources")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(sources)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory, wheel) -> Environment:
+    environment = Environment(tmp_path_factory.mktemp("environment"))
+    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    return environment
+
+
+def test_anomalib_knows_every_name(installed) -> None:
+    installed.run_script(USE_EVERY_NAME, str(installed.site_packages))
+
+
+def test_spawned_workers_know_the_model(installed) -> None:
+    installed.run_script(USE_IN_SPAWNED_WORKER)
+
+
+def test_module_fallback_where_hooks_do_not_run(installed) -> None:
+    prelude = f"import sys; sys.path[:0] = [{str(installed.site_packages)!r}, {sysconfig.get_path('purelib')!r}]; "
+    run = "sys.argv = ['anomalib', 'train', '--model.help', 'Daad']; import runpy; "
+    run += "runpy.run_module('anomalib_daad', run_name='__main__')"
+    assert "division_rates" in installed.run("-S", "-W", "ignore", "-c", prelude + run)
+
+
+def test_a_process_without_anomalib_imports_nothing_more(installed) -> None:
+    script = "import sys; print(sorted(sys.modules))"
+    with_hook = set(eval(installed.run("-I", "-c", script)))
+    hook = installed.site_packages / "anomalib_daad.pth"
+    start = installed.site_packages / "anomalib_daad.start"
+    texts = {path: path.read_text() for path in (hook, start)}
+    try:
+        for path in texts:
+            path.unlink()
+        without_hook = set(eval(installed.run("-I", "-c", script)))
+    finally:
+        for path, text in texts.items():
+            path.write_text(text)
+    assert with_hook - without_hook == {"_anomalib_daad_hook"}
+
+
+def test_a_broken_plugin_does_not_break_anomalib(installed) -> None:
+    module = installed.site_packages / "anomalib_daad/lightning_model.py"
+    text = module.read_text()
+    try:
+        module.write_text("raise RuntimeError('broken on purpose')\n")
+        output = installed.run(
+            "-W",
+            "ignore",
+            "-c",
+            "from anomalib.models import list_models; assert 'padim' in list_models(); print('fine')",
+        )
+    finally:
+        module.write_text(text)
+    assert "fine" in output
+    assert "not available" in output
+    assert "broken on purpose" in output
+
+
+def test_uninstalling_leaves_nothing(tmp_path, wheel) -> None:
+    environment = Environment(tmp_path / "environment")
+    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    assert {"_anomalib_daad_hook.py", "anomalib_daad.pth", "anomalib_daad.start"} <= {
+        Path(path).name for path in environment.files()
+    }
+    environment.run("-c", "import _anomalib_daad_hook")
+    environment.pip("uninstall", "-y", "anomalib-daad")
+    assert environment.files() == environment.before
+    assert not (environment.site_packages / "anomalib_daad").exists()
+
+
+def test_editable_install(tmp_path) -> None:
+    environment = Environment(tmp_path / "environment")
+    sources = copy_sources(tmp_path / "sources")
+    environment.pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--editable", str(sources))
+    script = """
+        import sys
+        from anomalib.models import get_model, list_models
+        assert "daad" in list_models()
+        model = get_model("daad", image_size=(32, 32), division_rates=(2, 2, 1), num_items=5, base_channels=4)
+        import anomalib_daad
+        assert anomalib_daad.__file__.startswith(sys.argv[1]), anomalib_daad.__file__
+    """
+    environment.run_script(script, str(sources))
