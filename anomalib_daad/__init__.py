@@ -11,6 +11,6 @@ from .demo_data import DemoTextures
 from .lightning_model import Daad
 from .registration import register
 
-register(Daad)
+register(Daad, DemoTextures)
 
 __all__ = ["Daad", "DemoTextures"]

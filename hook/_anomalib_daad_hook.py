@@ -11,7 +11,7 @@ import sys
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without importing typing in every process
 if TYPE_CHECKING:
-    from importlib.abc import Loader
+    from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -21,17 +21,49 @@ TARGET = "anomalib.models"
 class AnomalibFinder:
     """Meta-path finder that adds the plugin's import to the loading of ``anomalib.models``."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":  # noqa: ARG002
-        """Wrap the loader of ``anomalib.models``, at its first import."""
-        if name != TARGET or self not in sys.meta_path:
-            return None
-        sys.meta_path.remove(self)
-        from importlib.util import find_spec
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """Find ``anomalib.models`` as the other finders do, and have the plugin follow it.
 
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            _import_plugin_after(spec.loader)
-        return spec
+        Args:
+            name (str): Module to find.
+            path (Sequence[str] | None): Where to look. Defaults to ``None``.
+            target (ModuleType | None): Module that is reloaded. Defaults to ``None``.
+
+        Returns:
+            ModuleSpec | None: ``None`` for every other module.
+        """
+        if name != TARGET:
+            return None
+        for finder in list(sys.meta_path):
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    self._follow(spec)
+                    return spec
+        return None
+
+    def _follow(self, spec: "ModuleSpec") -> None:
+        """Make the loader import the plugin too; the finder stays until that happens, as a spec may only be looked at.
+
+        Args:
+            spec (ModuleSpec): Specification of ``anomalib.models``.
+        """
+        loader = spec.loader
+        if loader is None or not hasattr(loader, "exec_module") or not hasattr(loader, "__dict__"):
+            _warn("its loader %r cannot be extended", loader)
+            return
+        execute = loader.exec_module
+
+        def execute_then_import(module: "ModuleType") -> None:
+            loader.__dict__.pop("exec_module", None)
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            _import_plugin()
+
+        loader.exec_module = execute_then_import  # type: ignore[method-assign]
 
 
 def install() -> None:
@@ -40,17 +72,14 @@ def install() -> None:
         sys.meta_path.insert(0, AnomalibFinder())
 
 
-def _import_plugin_after(loader: "Loader") -> None:
-    exec_module = loader.exec_module
+def _import_plugin() -> None:
+    try:
+        import anomalib_daad  # noqa: F401
+    except Exception as error:
+        _warn("%s: %s", type(error).__name__, error)
 
-    def exec_module_and_plugin(module: "ModuleType") -> None:
-        del loader.exec_module
-        exec_module(module)
-        try:
-            import anomalib_daad  # noqa: F401
-        except Exception:
-            import logging
 
-            logging.getLogger("anomalib_daad").warning("The Daad model is not available to anomalib.", exc_info=True)
+def _warn(reason: str, *arguments: object) -> None:
+    import logging
 
-    loader.exec_module = exec_module_and_plugin  # type: ignore[method-assign]
+    logging.getLogger("anomalib_daad").warning(f"The Daad model is not available to anomalib: {reason}", *arguments)

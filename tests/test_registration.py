@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BORROWED = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 SOURCES = ("anomalib_daad", "hook", "pyproject.toml", "README.md", "LICENSE")
 
 USE_EVERY_NAME = """
-    import contextlib, io, json, sys
+    import contextlib, io, sys, yaml
     from anomalib.models import get_model, list_models
     import anomalib_daad
     assert anomalib_daad.__file__.startswith(sys.argv[1]), anomalib_daad.__file__
@@ -29,11 +30,11 @@ USE_EVERY_NAME = """
 
     from anomalib.cli.cli import AnomalibCLI
     for class_path in ("Daad", "anomalib_daad.Daad"):
-        with open(f"{class_path}.json", "w") as file:
-            json.dump({"model": {"class_path": class_path, "init_args": small}}, file)
+        with open(f"{class_path}.yaml", "w") as file:
+            yaml.safe_dump({"model": {"class_path": class_path, "init_args": small}}, file)
     named = ["--model", "Daad", "--model.image_size", "[32, 32]", "--model.division_rates", "[2, 2, 1]"]
     commands = [
-        *(["train", "--data", "MVTecAD", "--config", f"{name}.json"] for name in ("Daad", "anomalib_daad.Daad")),
+        *(["train", "--data", "MVTecAD", "--config", f"{name}.yaml"] for name in ("Daad", "anomalib_daad.Daad")),
         ["fit", "--data", "MVTecAD", *named],
         ["test", "--data", "DemoTextures", *named],
         ["validate", "--data", "MVTecAD", *named, "--model", "anomalib_daad.Daad"],
@@ -50,9 +51,10 @@ USE_EVERY_NAME = """
     assert "division_rates" in help_text.getvalue()
 
     from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
-    config = {"seed": 0, "model": {"class_path": "Daad", "init_args": small}, "data": {"class_path": "MVTecAD"}}
+    config = {"seed": 0, "model": {"class_path": "Daad", "init_args": small}, "data": {"class_path": "DemoTextures"}}
     (job,) = BenchmarkJobGenerator("cpu").generate_jobs(config, None)
     assert isinstance(job.model, anomalib_daad.Daad)
+    assert isinstance(job.datamodule, anomalib_daad.DemoTextures)
 """
 
 USE_IN_SPAWNED_WORKER = """
@@ -71,6 +73,21 @@ USE_IN_SPAWNED_WORKER = """
 """
 
 
+STUBS = {
+    "anomalib/__init__.py": "",
+    "anomalib/models/__init__.py": "names = ['padim']",
+    "anomalib_daad/__init__.py": "from anomalib import models; models.names.append('daad')",
+}
+HOOK_THEN = """
+    import importlib, importlib.util, sys
+    from importlib.machinery import ModuleSpec
+    import _anomalib_daad_hook
+    for _ in range(2):
+        _anomalib_daad_hook.install()
+    assert sum(type(finder) is _anomalib_daad_hook.AnomalibFinder for finder in sys.meta_path) == 1
+"""
+
+
 class Environment:
     """A virtual environment that borrows the heavy dependencies of the running one, but not its start-up hooks."""
 
@@ -79,15 +96,15 @@ class Environment:
         self.folder = folder
         self.python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
         self.site_packages = Path(self.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-        (self.site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+        (self.site_packages / "borrowed.pth").write_text("\n".join(BORROWED))
         self.before = self.files()
 
-    def run(self, *arguments: str, cwd: Path | None = None) -> str:
+    def run(self, *arguments: str, returncode: int = 0) -> str:
         """Run Python; its output. A failure shows what it printed."""
         result = subprocess.run(
-            [str(self.python), *arguments], capture_output=True, text=True, cwd=cwd or self.folder, check=False
+            [str(self.python), *arguments], capture_output=True, text=True, cwd=self.folder, check=False
         )
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == returncode, result.stdout + result.stderr
         return result.stdout + result.stderr
 
     def run_script(self, script: str, *arguments: str) -> str:
@@ -138,10 +155,15 @@ def test_spawned_workers_know_the_model(installed) -> None:
 
 
 def test_module_fallback_where_hooks_do_not_run(installed) -> None:
-    prelude = f"import sys; sys.path[:0] = [{str(installed.site_packages)!r}, {sysconfig.get_path('purelib')!r}]; "
-    run = "sys.argv = ['anomalib', 'train', '--model.help', 'Daad']; import runpy; "
-    run += "runpy.run_module('anomalib_daad', run_name='__main__')"
-    assert "division_rates" in installed.run("-S", "-W", "ignore", "-c", prelude + run)
+    prelude = f"import sys; sys.path[:0] = {[str(installed.site_packages), *BORROWED]!r}; "
+    arguments = ["train", "--model", "Daad", "--model.image_size", "[33, 33]", "--data", "MVTecAD"]
+    run = (
+        f"sys.argv = ['anomalib', *{arguments!r}]; import runpy; runpy.run_module('anomalib_daad', run_name='__main__')"
+    )
+    output = installed.run("-S", "-W", "ignore", "-c", prelude + run, returncode=2)
+    (line,) = [line for line in output.splitlines() if line.startswith("anomalib_daad: error: ")]
+    assert "33x33 must be divisible" in line
+    assert "Traceback" not in output
 
 
 def test_a_process_without_anomalib_imports_nothing_more(installed) -> None:
@@ -165,12 +187,8 @@ def test_a_broken_plugin_does_not_break_anomalib(installed) -> None:
     text = module.read_text()
     try:
         module.write_text("raise RuntimeError('broken on purpose')\n")
-        output = installed.run(
-            "-W",
-            "ignore",
-            "-c",
-            "from anomalib.models import list_models; assert 'padim' in list_models(); print('fine')",
-        )
+        script = "from anomalib.models import list_models; assert 'padim' in list_models(); print('fine')"
+        output = installed.run("-W", "ignore", "-c", script)
     finally:
         module.write_text(text)
     assert "fine" in output
@@ -203,3 +221,85 @@ def test_editable_install(tmp_path) -> None:
         assert anomalib_daad.__file__.startswith(sys.argv[1]), anomalib_daad.__file__
     """
     environment.run_script(script, str(sources))
+    environment.pip("uninstall", "-y", "anomalib-daad")
+    (environment.folder / "script.py").unlink()
+    assert environment.files() == environment.before
+
+
+def run_hook(folder: Path, script: str, without: str = "") -> str:
+    """Run a script after the hook, with stubs for anomalib and the plugin; its output."""
+    for name, text in STUBS.items():
+        if name.partition("/")[0] != without:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    shutil.copy(ROOT / "hook/_anomalib_daad_hook.py", folder)
+    (folder / "script.py").write_text(textwrap.dedent(HOOK_THEN) + textwrap.dedent(script))
+    result = subprocess.run(
+        [sys.executable, "-B", "-S", "script.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "importlib.util.find_spec('anomalib.models')",
+        "importlib.reload(importlib.import_module('anomalib'))",
+        "import anomalib_daad",
+    ],
+)
+def test_the_hook_survives_what_comes_before(tmp_path, before) -> None:
+    check = """
+        from anomalib import models
+        assert models.names == ["padim", "daad"], models.names
+        assert not any(type(finder) is _anomalib_daad_hook.AnomalibFinder for finder in sys.meta_path)
+        assert "exec_module" not in vars(models.__loader__)
+    """
+    run_hook(tmp_path, before + "\n" + textwrap.dedent(check))
+
+
+def test_the_hook_outlives_a_failed_import_of_anomalib(tmp_path) -> None:
+    script = """
+        sys.modules["anomalib.absent"] = None
+        path = importlib.util.find_spec("anomalib").submodule_search_locations[0] + "/models/__init__.py"
+        text = open(path).read()
+        open(path, "w").write("import anomalib.absent")
+        try:
+            import anomalib.models
+        except ImportError:
+            open(path, "w").write(text)
+        importlib.invalidate_caches()
+        from anomalib import models
+        assert models.names == ["padim", "daad"]
+    """
+    run_hook(tmp_path, script)
+
+
+def test_a_package_that_is_gone_is_logged(tmp_path) -> None:
+    output = run_hook(
+        tmp_path, "from anomalib import models; assert models.names == ['padim']", without="anomalib_daad"
+    )
+    assert "No module named 'anomalib_daad'" in output
+
+
+def test_a_loader_of_another_kind_still_loads_anomalib(tmp_path) -> None:
+    script = """
+        class Loader:
+            __slots__ = ()
+            def create_module(self, spec):
+                return None
+            def exec_module(self, module):
+                module.names = ["padim"]
+
+        class Finder:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                return ModuleSpec(name, Loader()) if name == "anomalib.models" else None
+
+        sys.meta_path.insert(1, Finder)
+        from anomalib import models
+        assert models.names == ["padim"]
+    """
+    assert "cannot be extended" in run_hook(tmp_path, script)

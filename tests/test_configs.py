@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every shipped configuration loads through anomalib's command line."""
+
+from pathlib import Path
+
+import pytest
+from anomalib.cli.cli import AnomalibCLI
+
+from anomalib_daad import Daad, DemoTextures
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def load(name: str, *overrides: str) -> AnomalibCLI:
+    return AnomalibCLI(["fit", "--config", str(CONFIGS / name), *overrides], run=False)
+
+
+def test_no_config_is_forgotten() -> None:
+    names = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "demo.yaml"}
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == names
+
+
+@pytest.mark.parametrize(("name", "adversarial"), [("daad.yaml", False), ("daad_plus.yaml", True)])
+def test_paper_recipes(name, adversarial) -> None:
+    cli = load(name)
+    model, trainer = cli.model, cli.engine._cache.args
+    assert isinstance(model, Daad)
+    assert model.model.image_size == (256, 256)
+    assert (model.model.discriminator is not None) == adversarial
+    assert all(memory.items.shape[0] == 500 for memory in model.model.autoencoder.memories)
+    assert all(memory.division_rates == (8, 8, 1) for memory in model.model.autoencoder.memories)
+    assert model.learning_rate == (2e-4 if adversarial else 1e-4)
+    assert model.model.score.gamma == 0.9
+    loss = model.generator_loss
+    assert (loss.lambda_rec, loss.lambda_adv, loss.lambda_ali) == (50, 0.5, 0.5)
+    assert cli.datamodule.train_batch_size == 8
+    assert trainer["max_epochs"] == 1000
+
+
+def test_cpu_recipe() -> None:
+    cli = load("daad_plus_cpu.yaml", "--trainer.max_steps", "7", "--data.category", "screw")
+    assert cli.model.model.image_size == (128, 128)
+    assert cli.engine._cache.args["precision"] == "bf16-mixed"
+    assert cli.engine._cache.args["max_steps"] == 7
+    assert cli.datamodule.category == "screw"
+
+
+def test_demo_runs(tmp_path) -> None:
+    cli = load(
+        "demo.yaml",
+        *("--model.num_items", "5", "--model.base_channels", "4", "--trainer.max_steps", "2"),
+        *("--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false"),
+        *("--default_root_dir", str(tmp_path / "results")),
+    )
+    assert isinstance(cli.datamodule, DemoTextures)
+    metrics = cli.engine.train(cli.model, datamodule=cli.datamodule)[0]
+    assert {"image_AUROC", "pixel_AUROC"} <= metrics.keys()
+    assert len(list((tmp_path / "results").rglob("images/*/*.png"))) == 70
