@@ -56,4 +56,4 @@ def test_demo_runs(tmp_path) -> None:
     assert isinstance(cli.datamodule, DemoTextures)
     metrics = cli.engine.train(cli.model, datamodule=cli.datamodule)[0]
     assert {"image_AUROC", "pixel_AUROC"} <= metrics.keys()
-    assert len(list((tmp_path / "results").rglob("images/*/*.png"))) == 70
+    assert len(list((tmp_path / "results").rglob("images/test/*/*.png"))) == 70

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compare the exports of a checkpoint with Engine.predict: scores, image AUROC, latency and size.
+
+Example:
+    python docs/benchmarks/exports.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle \
+        --output docs/benchmarks/exports.csv
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from anomalib.data import MVTecAD
+from anomalib.data.utils import read_image
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from sklearn.metrics import roc_auc_score
+
+from anomalib_daad import Daad
+
+
+def main() -> None:
+    """Write one row for every runtime."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--category", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    os.environ["TRUST_REMOTE_CODE"] = "1"
+    folder = tempfile.mkdtemp()
+    datamodule = MVTecAD(arguments.root, arguments.category, num_workers=0)
+    model = Daad.load_from_checkpoint(arguments.checkpoint)
+    engine = Engine(accelerator="cpu", default_root_dir=folder, enable_progress_bar=False)
+    expected = {
+        path: float(score)
+        for batch in engine.predict(model, datamodule=datamodule)
+        for path, score in zip(batch.image_path, batch.pred_score, strict=True)
+    }
+    images = {path: read_image(path, as_tensor=True)[None] for path in expected}
+    labels = [Path(path).parent.name != "good" for path in expected]
+    reference = np.array(list(expected.values()))
+
+    def openvino(compression: str | None, precision: str) -> tuple[Callable, Path]:
+        path = engine.export(
+            model,
+            "openvino",
+            export_root=f"{folder}/{compression}",
+            compression_type=CompressionType(compression) if compression else None,
+            datamodule=datamodule,
+        )
+        inferencer = OpenVINOInferencer(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        return lambda image: inferencer.predict(image).pred_score, path.with_suffix(".bin")
+
+    def torch_inferencer() -> tuple[Callable, Path]:
+        path = engine.export(model, "torch", export_root=folder)
+        inferencer = TorchInferencer(path, "cpu")
+        return lambda image: inferencer.predict(image).pred_score, path
+
+    def onnx() -> tuple[Callable, Path]:
+        path = engine.export(model, "onnx", export_root=folder)
+        session = onnxruntime.InferenceSession(str(path))
+        name = session.get_inputs()[0].name
+        return lambda image: session.run(["pred_score"], {name: image.numpy()})[0], path.with_suffix(".onnx.data")
+
+    runtimes: dict[str, Callable[[], tuple[Callable, Path]]] = {
+        "TorchInferencer": torch_inferencer,
+        "onnxruntime": onnx,
+        "OpenVINO, f32": lambda: openvino(None, "f32"),
+        "OpenVINO, bf16": lambda: openvino(None, "bf16"),
+        "OpenVINO fp16 weights, f32": lambda: openvino("fp16", "f32"),
+        "OpenVINO int8 weights, f32": lambda: openvino("int8", "f32"),
+        "OpenVINO int8_ptq, f32": lambda: openvino("int8_ptq", "f32"),
+    }
+    rows = []
+    for runtime, export in runtimes.items():
+        score, path = export()
+        score(next(iter(images.values())))
+        scores, milliseconds = [], []
+        for image in images.values():
+            start = time.perf_counter()
+            scores.append(float(np.asarray(score(image)).squeeze()))
+            milliseconds.append(1000 * (time.perf_counter() - start))
+        rows.append(
+            {
+                "runtime": runtime,
+                "largest_difference": f"{np.abs(np.array(scores) - reference).max():.1e}",
+                "image_auroc": round(roc_auc_score(labels, scores), 4),
+                "engine_image_auroc": round(roc_auc_score(labels, reference), 4),
+                "median_ms": round(float(np.median(milliseconds)), 1),
+                "size_mb": round(path.stat().st_size / 1e6, 1),
+                "threads": torch.get_num_threads(),
+            }
+        )
+        print(rows[-1], flush=True)
+    with arguments.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
