@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How well the brightness of an image alone tells good from defective: a check of the data, not of a model.
+"""How well the brightness of an image alone tells good from defective, and how far it explains a model's R(x).
 
 Example:
     python docs/benchmarks/brightness.py --root datasets/MVTecAD --categories bottle screw transistor \
         --output docs/benchmarks/brightness.csv
+    python docs/benchmarks/brightness.py --root datasets/MVTecAD --categories screw \
+        --checkpoint screw.ckpt --output docs/benchmarks/brightness_screw.csv
 """
 
 import argparse
@@ -12,8 +14,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
+from anomalib.data.utils import read_image
+from scipy.stats import spearmanr
 from skimage.io import imread
 from sklearn.metrics import roc_auc_score
+
+from anomalib_daad import Daad
 
 
 def brightness(folder: Path) -> list[float]:
@@ -21,33 +28,45 @@ def brightness(folder: Path) -> list[float]:
     return [float(np.mean(imread(path))) for path in sorted(folder.glob("*.png"))]
 
 
+def reconstruction_scores(model: Daad, folder: Path) -> list[float]:
+    """R(x) of every image in a folder."""
+    images = (model.pre_processor(read_image(path, as_tensor=True)[None]) for path in sorted(folder.glob("*.png")))
+    with torch.no_grad():
+        return [model.model.scores(image).reconstruction.item() for image in images]
+
+
 def main() -> None:
     """Write one row a category."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--categories", nargs="+", required=True)
+    parser.add_argument("--checkpoint")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    model = Daad.load_from_checkpoint(arguments.checkpoint).eval() if arguments.checkpoint else None
     rows = []
     for category in arguments.categories:
         folder = arguments.root / category
         train = brightness(folder / "train/good")
         good = brightness(folder / "test/good")
-        bad = [
-            value for path in sorted((folder / "test").iterdir()) if path.name != "good" for value in brightness(path)
-        ]
-        rows.append(
-            {
-                "category": category,
-                "train_good_mean": round(np.mean(train), 2),
-                "train_good_std": round(np.std(train), 2),
-                "test_good_mean": round(np.mean(good), 2),
-                "test_good_std": round(np.std(good), 2),
-                "test_bad_mean": round(np.mean(bad), 2),
-                "test_bad_std": round(np.std(bad), 2),
-                "auroc_of_brightness": round(roc_auc_score([0] * len(good) + [1] * len(bad), good + bad), 4),
-            }
-        )
+        defects = [path for path in sorted((folder / "test").iterdir()) if path.name != "good"]
+        bad = [value for path in defects for value in brightness(path)]
+        row = {
+            "category": category,
+            "train_good_mean": round(np.mean(train), 2),
+            "train_good_std": round(np.std(train), 2),
+            "test_good_mean": round(np.mean(good), 2),
+            "test_good_std": round(np.std(good), 2),
+            "test_bad_mean": round(np.mean(bad), 2),
+            "test_bad_std": round(np.std(bad), 2),
+            "auroc_of_brightness": round(roc_auc_score([0] * len(good) + [1] * len(bad), good + bad), 4),
+        }
+        if model is not None:
+            train_scores = reconstruction_scores(model, folder / "train/good")
+            bad_scores = [value for path in defects for value in reconstruction_scores(model, path)]
+            row["train_spearman_of_R_and_brightness"] = round(spearmanr(train_scores, train)[0], 3)
+            row["bad_spearman_of_R_and_brightness"] = round(spearmanr(bad_scores, bad)[0], 3)
+        rows.append(row)
     with arguments.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
