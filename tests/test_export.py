@@ -10,6 +10,7 @@ from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, ExportType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from conftest import make_model
+from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
 
@@ -93,7 +94,7 @@ def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
 
 @pytest.mark.parametrize(
     ("compression", "tolerance"),
-    [(None, 1e-4), (CompressionType.FP16, 0.01), (CompressionType.INT8, 0.15), (CompressionType.INT8_PTQ, 0.15)],
+    [(None, 1e-4), (CompressionType.FP16, 0.01), (CompressionType.INT8, 0.15), (CompressionType.INT8_PTQ, 0.3)],
 )
 def test_openvino_exports_are_near(trained, compression, tolerance) -> None:
     engine, model, datamodule = trained
@@ -101,7 +102,9 @@ def test_openvino_exports_are_near(trained, compression, tolerance) -> None:
     path = engine.export(model, ExportType.OPENVINO, compression_type=compression, datamodule=datamodule)
     inferencer = OpenVINOInferencer(path, device="CPU", config=F32)
     scores = [float(inferencer.predict(image).pred_score.squeeze()) for image in expected]
-    np.testing.assert_allclose(scores, [score for score, _, _ in expected.values()], atol=tolerance)
+    reference = [score for score, _, _ in expected.values()]
+    np.testing.assert_allclose(scores, reference, atol=tolerance)
+    assert spearmanr(scores, reference)[0] > 0.95
 
 
 def test_exports_agree_on_real_images(real_data, make_engine, monkeypatch) -> None:

@@ -142,7 +142,7 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory, wheel) -> Environment:
     environment = Environment(tmp_path_factory.mktemp("environment"))
-    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    environment.pip("install", "--ignore-installed", "--no-deps", "--no-index", str(wheel))
     return environment
 
 
@@ -198,7 +198,7 @@ def test_a_broken_plugin_does_not_break_anomalib(installed) -> None:
 
 def test_uninstalling_leaves_nothing(tmp_path, wheel) -> None:
     environment = Environment(tmp_path / "environment")
-    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    environment.pip("install", "--ignore-installed", "--no-deps", "--no-index", str(wheel))
     assert {"_anomalib_daad_hook.py", "anomalib_daad.pth", "anomalib_daad.start"} <= {
         Path(path).name for path in environment.files()
     }
@@ -211,7 +211,9 @@ def test_uninstalling_leaves_nothing(tmp_path, wheel) -> None:
 def test_editable_install(tmp_path) -> None:
     environment = Environment(tmp_path / "environment")
     sources = copy_sources(tmp_path / "sources")
-    environment.pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--editable", str(sources))
+    environment.pip(
+        "install", "--ignore-installed", "--no-deps", "--no-index", "--no-build-isolation", "--editable", str(sources)
+    )
     script = """
         import sys
         from anomalib.models import get_model, list_models
