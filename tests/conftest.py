@@ -14,6 +14,12 @@ from anomalib.engine import Engine
 
 from anomalib_daad import Daad
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the export tests last: forking data loader workers from a process full of inference runtimes may crash it."""
+    items.sort(key=lambda item: item.path.name == "test_export.py")
+
+
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
 
 
