@@ -2,6 +2,9 @@
 
 """Train one configuration on categories and record the image AUROC of R(x), L(x) and the fused score.
 
+A fourth column ranks images by the largest value of the anomaly map, to tell a defect that the mean over all pixels
+dilutes from one that the model does not see.
+
 The scores are measured on the test split at every validation of the run, and AUROC is scikit-learn's, so that the
 table shows the learning curve, not a chosen epoch. The last row of a run is its result.
 
@@ -37,7 +40,7 @@ class RecordScores(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: anomalib_daad.Daad) -> None:
         """Score the test split and write the row."""
         seconds = time.perf_counter() - self.start
-        labels, maps, masks, fused, parts = [], [], [], [], []
+        labels, maps, masks, fused, largest, parts = [], [], [], [], [], []
         for batch in trainer.datamodule.test_dataloader():
             pl_module.pre_processor.on_test_batch_start(trainer, pl_module, batch, 0)
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
@@ -45,6 +48,7 @@ class RecordScores(Callback):
                 output = pl_module.model(batch.image)
             parts.append(torch.stack([score.float() for score in scores if score is not None], dim=1))
             fused.append(output.pred_score.float())
+            largest.append(output.anomaly_map.float().amax(dim=(1, 2, 3)))
             maps.append(output.anomaly_map.float().flatten())
             masks.append(batch.gt_mask.flatten())
             labels.append(batch.gt_label)
@@ -58,6 +62,7 @@ class RecordScores(Callback):
             "auroc_R": roc_auc_score(label, parts[:, 0]),
             "auroc_L": roc_auc_score(label, parts[:, 1]) if parts.shape[1] > 1 else None,
             "auroc_fused": roc_auc_score(label, torch.cat(fused)),
+            "auroc_map_max": roc_auc_score(label, torch.cat(largest)),
             "auroc_pixel": roc_auc_score(torch.cat(masks).numpy(), torch.cat(maps).numpy()),
         }
         self.start += time.perf_counter() - self.start - seconds  # this callback's own time does not count
