@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 MemoryInit = Literal["normal", "uniform"]
+MIN_TEMPERATURE = 0.02  # exp(1 / 0.02) still fits float32
 
 
 class BlockMemory(nn.Module):
@@ -39,8 +40,8 @@ class BlockMemory(nn.Module):
         division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` along height, width and channels. They
             must divide ``H``, ``W`` and ``C``.
         num_items (int): Number of memory items ``N``, at least 1.
-        temperature (float): Divides the cosine similarities before the softmax; below 1 it sharpens the read. The
-            paper has none, which is ``1.0``. Defaults to ``1.0``.
+        temperature (float): Divides the cosine similarities before the softmax; below 1 it sharpens the read, from
+            0.02 up. The paper has none, which is ``1.0``. Defaults to ``1.0``.
         renormalize (bool): Scale the weights that survive the drop at ``1/N`` to a sum of one. The paper does not
             say so, and eq. 2 taken literally does not. Defaults to ``False``.
         drop_width (float): Makes the drop at ``1/N``, a step, a ramp over this range of ``log w`` below it, so that
@@ -77,8 +78,9 @@ class BlockMemory(nn.Module):
         if num_items < 1:
             msg = f"num_items must be at least 1, got {num_items}."
             raise ValueError(msg)
-        if temperature <= 0 or drop_width < 0:
-            msg = f"temperature must be positive and drop_width not negative, got {temperature} and {drop_width}."
+        if temperature < MIN_TEMPERATURE or drop_width < 0:
+            msg = f"temperature must be at least {MIN_TEMPERATURE} and drop_width not negative, "
+            msg += f"got {temperature} and {drop_width}."
             raise ValueError(msg)
         if init not in get_args(MemoryInit):
             msg = f"init must be one of {get_args(MemoryInit)}, got {init!r}."
@@ -130,11 +132,13 @@ class BlockMemory(nn.Module):
             ValueError: If the feature map does not have ``feature_shape``.
         """
         queries = self.divide(features)  # (B, Q, D)
-        log_weights = torch.log_softmax(self._cosine_similarity(queries) / self.temperature, dim=-1)  # (B, Q, N)
-        rounding = 8 * torch.finfo(log_weights.dtype).eps  # a weight of exactly 1/N must not drop by rounding
-        excess = log_weights.detach() + (math.log(self.items.shape[0]) + rounding)  # log(w N), negative below 1/N
-        keep = (1 + excess / self.drop_width).clamp(0, 1) if self.drop_width else (excess >= 0).to(excess.dtype)
-        weights = log_weights.exp() * keep
+        similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
+        # log(w N) without the large terms of a log-softmax: what is compared with 0 stays exact in half precision.
+        excess = similarity - similarity.exp().mean(dim=-1, keepdim=True).log()
+        rounding = 8 * torch.finfo(excess.dtype).eps * max(1.0, 1 / self.temperature)  # a weight of 1/N must not drop
+        above = excess.detach() + rounding
+        keep = (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
+        weights = excess.exp() * keep / self.items.shape[0]
         return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from anomalib_daad import Daad
         ({"num_items": 0}, ["num_items", "at least 1"]),
         ({"learning_rate": 0.0}, ["learning_rate", "positive"]),
         ({"lambda_rec": -1.0}, ["lambda_rec=-1"]),
-        ({"temperature": -1.0}, ["temperature", "positive"]),
+        ({"temperature": -1.0}, ["temperature", "at least 0.02"]),
         ({"memory_init": "ones"}, ["normal", "ones"]),
         ({"distance": "l1"}, ["mse", "l1"]),
         ({"generator_objective": "wasserstein"}, ["saturating", "wasserstein"]),

@@ -238,7 +238,7 @@ def test_inference_does_not_normalise_the_items_again(monkeypatch) -> None:
         ({"division_rates": (2, 2, 3)}, ["(2, 2, 3)", "channels 4"]),
         ({"division_rates": (0, 2, 1)}, ["at least 1"]),
         ({"num_items": 0}, ["num_items", "at least 1", "got 0"]),
-        ({"temperature": 0.0}, ["temperature", "positive"]),
+        ({"temperature": 0.0}, ["temperature", "at least 0.02"]),
         ({"drop_width": -1.0}, ["drop_width", "not negative"]),
         ({"init": "zeros"}, ["normal", "uniform", "zeros"]),
     ],
