@@ -13,9 +13,10 @@ from conftest import make_model
 from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
+from anomalib_daad.block_memory import BlockMemory
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -105,6 +106,18 @@ def test_openvino_exports_are_near(trained, compression, tolerance) -> None:
     reference = [score for score, _, _ in expected.values()]
     np.testing.assert_allclose(scores, reference, atol=tolerance)
     assert spearmanr(scores, reference)[0] > 0.95
+
+
+def test_memory_reads_the_same_items_in_bfloat16() -> None:
+    """OpenVINO's default on CPUs with bfloat16 instructions; elsewhere it computes in float32 all the same."""
+    memory = BlockMemory((32, 16, 16), (4, 4, 1), 500, drop_width=1e-4).eval()
+    features = torch.randn(4, 32, 16, 16)
+    program = torch.export.export(memory, (features,))
+    compiled = openvino.compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    with torch.no_grad():
+        expected = memory(features)
+    error = (torch.from_numpy(compiled(features.numpy())[0]) - expected).norm() / expected.norm()
+    assert error < 0.05
 
 
 def test_exports_agree_on_real_images(real_data, make_engine, monkeypatch) -> None:
