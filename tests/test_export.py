@@ -110,7 +110,7 @@ def test_openvino_exports_are_near(trained, compression, tolerance) -> None:
 
 def test_memory_reads_the_same_items_in_bfloat16() -> None:
     """OpenVINO's default on CPUs with bfloat16 instructions; elsewhere it computes in float32 all the same."""
-    memory = BlockMemory((32, 16, 16), (4, 4, 1), 500, drop_width=1e-4).eval()
+    memory = BlockMemory((32, 16, 16), (4, 4, 1), 500, drop_width=1e-3).eval()
     features = torch.randn(4, 32, 16, 16)
     program = torch.export.export(memory, (features,))
     compiled = openvino.compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
