@@ -162,5 +162,5 @@ class DaadModel(nn.Module):
 
 
 def _full_precision(images: torch.Tensor) -> torch.autocast:
-    """Context without autocast: in bfloat16 the memory reads other items, and ranges would not fit the export."""
+    """Context without autocast: in bfloat16 scores would not fit ranges and thresholds of the float32 export."""
     return torch.autocast(images.device.type, enabled=False)
