@@ -20,7 +20,7 @@ Example:
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -168,18 +168,19 @@ class BlockMemory(nn.Module):
             blocks (torch.Tensor): Blocks, shape ``(B, Q, D)``.
 
         Returns:
-            torch.Tensor: Feature map, shape ``(B, C, H, W)``.
+            torch.Tensor: Feature map, shape ``(B, C, H, W)``, in channels_last memory.
         """
         r_h, r_w, r_c = self.division_rates
         c, h, w = self.block_shape
-        grid = blocks.reshape(-1, r_h, r_w, r_c, c, h, w).permute(0, 3, 4, 1, 5, 2, 6)
-        return grid.reshape(-1, *self.feature_shape)
+        grid = blocks.reshape(-1, r_h, r_w, r_c, c, h, w).permute(0, 1, 5, 2, 6, 3, 4)
+        return grid.reshape(-1, r_h * h, r_w * w, r_c * c).permute(0, 3, 1, 2)
 
     def _cosine_similarity(self, queries: torch.Tensor) -> torch.Tensor:
         """Cosine of every query with every item, 0 for a zero vector: ``(B, Q, D) -> (B, Q, N)``."""
-        unit_queries = (queries * _inverse_norm(queries)).to(self.items.dtype)
-        products = unit_queries @ self.items.T
-        return products.to(torch.promote_types(products.dtype, torch.float32)) * self._inverse_item_norms()
+        # Scaling the products in place of the vectors spares passes over all of D, forth and back.
+        products = queries @ self.items.T
+        products = products.to(torch.promote_types(products.dtype, torch.float32))
+        return products * _inverse_norm(queries) * self._inverse_item_norms()
 
     def _inverse_item_norms(self) -> torch.Tensor:
         """``1 / ||m_i||``, shape ``(N,)``; at inference computed once for each state of the items."""
@@ -204,10 +205,28 @@ class _CachedNorms(NamedTuple):
     inverse_norms: torch.Tensor
 
 
+class _RowNorm(torch.autograd.Function):
+    """Euclidean norm over the last dimension (kept), in at least float32, whose gradient is a single product."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: torch.Tensor) -> torch.Tensor:
+        norm = _row_norm(vectors)
+        ctx.save_for_backward(vectors, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        vectors, norm = ctx.saved_tensors
+        return vectors * torch.where(norm == 0, norm, gradient / norm).to(vectors.dtype)
+
+
+def _row_norm(vectors: torch.Tensor) -> torch.Tensor:
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=dtype)
+
+
 def _inverse_norm(vectors: torch.Tensor) -> torch.Tensor:
     """``1 / ||v||`` over the last dimension (kept), 0 for a zero vector, in at least float32."""
-    norm = torch.linalg.vector_norm(
-        vectors, dim=-1, keepdim=True, dtype=torch.promote_types(vectors.dtype, torch.float32)
-    )
+    norm = _row_norm(vectors) if torch.compiler.is_compiling() else _RowNorm.apply(vectors)
     is_zero = norm == 0
     return torch.where(is_zero, torch.zeros_like(norm), 1 / torch.where(is_zero, torch.ones_like(norm), norm))

@@ -42,12 +42,14 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.core.optimizer import do_nothing_closure
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .block_memory import MemoryInit
+from .distributed import average, gather
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective
 from .pre_processor import AntialiasPreProcessor
 from .torch_model import DaadModel, Scores, TrainingOutput
@@ -196,7 +198,7 @@ class Daad(AnomalibModule):
         """Seed the epoch, so that its data order and flips do not depend on where training started."""
         self._training_scores.clear()
         if self.seed is not None:
-            epoch_seed = np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]
+            epoch_seed = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank]).generate_state(1)[0]
             seed_everything(int(epoch_seed), verbose=False)
             fit_loop = self.trainer.fit_loop
             if self.current_epoch == 0 or fit_loop.is_resuming or fit_loop.epoch_loop.restarting:
@@ -236,10 +238,13 @@ class Daad(AnomalibModule):
         """Step each network down its own loss, the generator's first, all gradients taken before the first step."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        strategy = self.trainer.strategy
         for optimizer, loss in zip(optimizers, losses, strict=True):
             optimizer.zero_grad()
-            networks_parameters = optimizer.param_groups[0]["params"]
-            self.manual_backward(loss, inputs=networks_parameters, retain_graph=loss is not losses[-1])
+            parameters = optimizer.param_groups[0]["params"]
+            with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+                self.manual_backward(loss, inputs=parameters, retain_graph=loss is not losses[-1])
+            average([parameter.grad for parameter in parameters])
         for optimizer in optimizers[1:]:
             # Lightning counts every optimizer's step, so that max_steps would end training twice as early.
             optimizer._on_before_step = do_nothing_closure  # noqa: SLF001
@@ -249,13 +254,19 @@ class Daad(AnomalibModule):
 
     def on_train_epoch_end(self) -> None:
         """Scale the scores by the epoch's training images where no validation has set their ranges."""
+        self._average_batch_norm()
         if self._training_scores and not (self.trainer.enable_validation and self._validated):
             self._calibrate(self._training_scores)
 
     def on_validation_start(self) -> None:
         """Scale the scores by the validation images, before anomalib's post-processor sees the first of them."""
+        self._average_batch_norm()
         self._calibrate([self._validation_scores(batch) for batch in _fresh_validation_batches(self.trainer)])
         self._validated = True
+
+    def _average_batch_norm(self) -> None:
+        """Let every process hold the statistics of all, so that they score alike and any of them can be saved."""
+        average([buffer for name, buffer in self.model.named_buffers() if ".running_" in name])
 
     def _validation_scores(self, batch: Batch) -> Scores:
         batch = self.trainer.strategy.batch_to_device(batch)
@@ -267,7 +278,8 @@ class Daad(AnomalibModule):
     def _calibrate(self, scores: list[Scores]) -> None:
         alignment = [part.alignment for part in scores if part.alignment is not None]
         self.model.score.calibrate(
-            torch.cat([part.reconstruction for part in scores]), torch.cat(alignment) if alignment else None
+            gather(torch.cat([part.reconstruction for part in scores])),
+            gather(torch.cat(alignment)) if alignment else None,
         )
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -400,6 +412,7 @@ def _fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:
             fresh = DataLoader(
                 loader.dataset,
                 batch_size=loader.batch_size or 1,
+                sampler=loader.sampler,  # under DDP this process's share
                 num_workers=loader.num_workers,
                 collate_fn=loader.collate_fn,
             )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Two processes train one model, through anomalib's Engine and Lightning's DDP."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from conftest import SMALL
+from sklearn.metrics import roc_auc_score
+
+from anomalib_daad import Daad
+
+SCRIPT = """
+import sys
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from anomalib_daad import Daad
+from anomalib_daad.distributed import gather
+
+if __name__ == "__main__":
+    root, output, devices, adversarial = sys.argv[1:]
+    model = Daad({arguments}, adversarial=adversarial == "True")
+    datamodule = MVTecAD(
+        root, "part", train_batch_size=6 // int(devices), eval_batch_size=2, num_workers=0
+    )
+    strategy = "ddp" if devices == "2" else "auto"
+    engine = Engine(
+        accelerator="cpu", devices=int(devices), strategy=strategy, max_epochs=40, check_val_every_n_epoch=20,
+        enable_progress_bar=False, default_root_dir=output,
+    )
+    engine.fit(model, datamodule=datamodule)
+    gathered = gather(torch.full((model.global_rank + 1,), float(model.global_rank)))
+    torch.save(
+        {{
+            "state": model.state_dict(), "gathered": gathered, "steps": engine.trainer.global_step,
+            "checkpoint": engine.trainer.checkpoint_callback.best_model_path,
+        }},
+        f"{{output}}/rank{{model.global_rank}}.pt",
+    )
+"""
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["daad_plus", "daad"])
+def runs(request, data_root, tmp_path_factory) -> dict[int, list[dict]]:
+    """What each process held after training, by the number of processes."""
+    folder = tmp_path_factory.mktemp("distributed")
+    script = folder / "train.py"
+    script.write_text(SCRIPT.format(arguments=", ".join(f"{key}={value}" for key, value in SMALL.items())))
+    results = {}
+    for devices in (1, 2):
+        output = folder / str(devices)
+        output.mkdir()
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, str(script), str(data_root), str(output), str(devices), str(request.param)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert run.returncode == 0, run.stderr[-3000:]
+        results[devices] = [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in range(devices)]
+    return results
+
+
+def test_processes_hold_the_same_weights_and_ranges(runs) -> None:
+    first, second = runs[2]
+    assert first["steps"] == second["steps"] == runs[1][0]["steps"]
+    for key, value in first["state"].items():
+        torch.testing.assert_close(second["state"][key], value, rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+def test_scores_are_gathered_over_processes(runs) -> None:
+    for rank in runs[2]:
+        assert rank["gathered"].tolist() == [0.0, 1.0, 1.0]
+    assert runs[1][0]["gathered"].tolist() == [0.0]
+
+
+def test_ranges_cover_the_images_of_both_processes(runs, make_datamodule) -> None:
+    model = Daad.load_from_checkpoint(runs[2][0]["checkpoint"]).eval()
+    datamodule = make_datamodule()
+    datamodule.setup()
+    with torch.no_grad():
+        scores = [model.model.scores(model.pre_processor(batch.image)) for batch in datamodule.val_dataloader()]
+    reconstruction = torch.cat([part.reconstruction for part in scores])
+    expected = torch.stack(reconstruction.aminmax())
+    torch.testing.assert_close(model.model.score.reconstruction_range, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_detect_what_one_does(runs, make_datamodule, make_engine) -> None:
+    for ranks in runs.values():
+        model = Daad.load_from_checkpoint(ranks[0]["checkpoint"])
+        engine: Engine = make_engine()
+        predictions = engine.predict(model, datamodule=make_datamodule())
+        labels = torch.cat([batch.gt_label for batch in predictions])
+        scores = torch.cat([batch.pred_score for batch in predictions])
+        assert roc_auc_score(labels, scores) > 0.9
