@@ -9,9 +9,13 @@ Example:
     torch.Size([2, 1, 64, 64])
 """
 
+import math
+
 import torch
-from anomalib.models.components import GaussianBlur2d
+from kornia.filters import GaussianBlur2d
 from torch import nn
+
+TRUNCATE = 4.0  # standard deviations that the kernel reaches
 
 
 class AnomalyMap(nn.Module):
@@ -30,9 +34,8 @@ class AnomalyMap(nn.Module):
         if sigma < 0:
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
-        self.blur = (
-            GaussianBlur2d(sigma=(sigma, sigma), channels=1, border_type="replicate") if sigma else nn.Identity()
-        )
+        size = 2 * math.ceil(TRUNCATE * sigma) + 1
+        self.blur = GaussianBlur2d((size, size), (sigma, sigma), "replicate") if sigma else nn.Identity()
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Map the error.

@@ -50,8 +50,9 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .block_memory import MemoryInit
 from .distributed import average, gather
-from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective
+from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .pre_processor import AntialiasPreProcessor
+from .quantization import quantize
 from .torch_model import DaadModel, Scores, TrainingOutput
 
 if TYPE_CHECKING:
@@ -220,19 +221,32 @@ class Daad(AnomalibModule):
         """
         del batch_idx
         images = random_flips(batch.image) if self.flips else batch.image
-        output: TrainingOutput = self.model(images)
-        terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
-        losses = [terms.total]
-        logged = {"train_rec": terms.reconstruction.mean()}
-        if terms.adversarial is not None and terms.alignment is not None:
-            losses.append(self.discriminator_loss(output.real.logits, output.fake.logits))
-            logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
+        terms, losses = self.losses(images)
         self._optimize(losses)
 
         alignment = None if terms.alignment is None else terms.alignment.detach()
         self._training_scores.append(Scores(terms.reconstruction.detach(), alignment))
+        logged = {"train_rec": terms.reconstruction.mean()}
+        if terms.adversarial is not None and terms.alignment is not None:
+            logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])
         return terms.total.detach()
+
+    def losses(self, images: torch.Tensor) -> tuple[GeneratorTerms, list[torch.Tensor]]:
+        """Compute what each optimizer minimises.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[GeneratorTerms, list[torch.Tensor]]: The terms of the generator's loss; the losses, scalars, in the
+            order of :meth:`configure_optimizers`.
+        """
+        output: TrainingOutput = self.model(images)
+        terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
+        if output.real is None or output.fake is None:
+            return terms, [terms.total]
+        return terms, [terms.total, self.discriminator_loss(output.real.logits, output.fake.logits)]
 
     def _optimize(self, losses: list[torch.Tensor]) -> None:
         """Step each network down its own loss, the generator's first, all gradients taken before the first step."""
@@ -348,27 +362,15 @@ class Daad(AnomalibModule):
     def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
     ) -> "openvino.Model":
-        """Quantise the convolutions of the decoder and the discriminator alone.
-
-        In 8 bits the memory would read other items, and small errors would vanish.
-        """
-        import nncf
-
+        """Quantise all but the encoder and the memories."""
         if datamodule is None:
             msg = "INT8_PTQ needs images to calibrate on: give a datamodule, on the command line with --data."
             raise ValueError(msg)
         datamodule.setup("fit")
-        convolutions = {"Convolution", "ConvolutionBackpropData"}
-        operations = model.get_ordered_ops()
-        # All else depends on the encoder, so its convolutions come first.
-        names = [op.get_friendly_name() for op in operations if op.get_type_name() in convolutions]
-        ignored = nncf.IgnoredScope(
-            names=names[: len(self.model.autoencoder.memories)],
-            types=sorted({op.get_type_name() for op in operations} - convolutions),
-            validate=False,
-        )
+        import nncf
+
         images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image)
-        return nncf.quantize(model, images, preset=nncf.QuantizationPreset.MIXED, ignored_scope=ignored)
+        return quantize(model, images, len(self.model.autoencoder.memories))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""All parts of the speed benchmark, each a table of its own."""
+
+import os
+import platform
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich import print as rich_print
+
+from . import inference, limit, peers, report, runtimes, training
+
+PARTS = ("limit", "training", "training_parts", "recipe", "inference", "inference_parts", "growth", "size")
+
+
+def speed(
+    output: Path = Path("speed"),
+    device: str = "cpu",
+    parts: list[str] = list(PARTS),  # noqa: B006
+    models: list[str] = list(peers.MODELS),  # noqa: B006
+    runtimes: list[str] = list(runtimes.RUNTIMES),  # noqa: B006
+    image_size: int = 256,
+    batch_sizes: list[int] = [1, 8],  # noqa: B006
+    train_image_size: int = 128,
+    train_batch_size: int = 8,
+    seconds: float = 30.0,
+    overwrite: bool = False,
+) -> None:
+    """Time Daad beside anomalib's models, interleaved in one run, and write tables and plots.
+
+    Weights are random. A part whose table exists is kept, so that an interrupted run goes on where it stopped.
+
+    Args:
+        output: Folder for the tables (CSV), ``growth.png`` and ``speed.md``.
+        device: cpu or cuda.
+        parts: Parts to run, in this order.
+        models: Models of the inference tables.
+        runtimes: torch, torch-bf16 (autocast), openvino-f32, openvino (its default precision), openvino-int8.
+        image_size: Height and width of the images at inference.
+        batch_sizes: Batch sizes at inference.
+        train_image_size: Height and width of the images in training.
+        train_batch_size: Batch size in training.
+        seconds: Time for each interleaved comparison, at least three rounds.
+        overwrite: Run parts again whose tables exist.
+
+    Raises:
+        ValueError: If a part, model, runtime or device is unknown or missing.
+    """
+    _check(parts, models, runtimes, device)
+    output.mkdir(parents=True, exist_ok=True)
+    names = [name for name in runtimes if device == "cpu" or name.startswith("torch")]
+    jobs: dict[str, Callable[[], list[report.Row]]] = {
+        "limit": lambda: _limits(device),
+        "training": lambda: training.compare(train_image_size, train_batch_size, 4 * seconds, device),
+        "training_parts": lambda: training.share(train_image_size, train_batch_size, device),
+        "recipe": lambda: training.steps_per_second([128, 256], train_batch_size, seconds, device),
+        "inference": lambda: inference.compare(models, names, image_size, batch_sizes, seconds, device),
+        "inference_parts": lambda: inference.share(image_size, batch_sizes, seconds / 3, device),
+        "growth": lambda: inference.grow(seconds / 6, device),
+        "size": lambda: inference.weigh(models, image_size),
+    }
+    for part in parts:
+        path = output / f"{part}.csv"
+        if overwrite or not path.exists():
+            report.write_table(jobs[part](), path)
+        rich_print(f"[bold]{part}[/bold] -> {path}")
+        if part == "growth":
+            report.plot_growth(report.read_table(path), output / "growth.png")
+    tables = {part: output / f"{part}.csv" for part in PARTS}
+    text = [f"# Speed\n\n{_machine(device)}\n"]
+    text += [f"\n## {part}\n\n{report.to_markdown(report.read_table(path))}" for part, path in tables.items() if path.exists()]
+    (output / "speed.md").write_text("".join(text))
+
+
+def _check(parts: list[str], models: list[str], names: list[str], device: str) -> None:
+    for kind, chosen, known in (("part", parts, PARTS), ("model", models, tuple(peers.MODELS))):
+        unknown = [name for name in chosen if name not in known]
+        if unknown:
+            msg = f"Unknown {kind} {', '.join(unknown)}; choose among {', '.join(known)}."
+            raise ValueError(msg)
+    runtimes.check(names, device)
+
+
+def _limits(device: str) -> list[report.Row]:
+    rows = [
+        {"what": f"matrix multiply, {name}", "value": round(limit.matrix_multiply_rate(dtype, device) / 1e9, 1)}
+        | {"unit": "GFLOP/s"}
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    ]
+    return [*rows, {"what": "copy", "value": round(limit.copy_bandwidth(device) / 1e9, 1), "unit": "GB/s"}]
+
+
+def _machine(device: str) -> str:
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    versions = ", ".join(f"{package} {version(package)}" for package in ("anomalib", "torch", "openvino", "anomalib-daad"))
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}, {date}."
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    extensions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
+    return f"{model} ({', '.join(extensions)}; {os.cpu_count()} processors)"

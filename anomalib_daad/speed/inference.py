@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference side by side: latency, throughput, fraction of the machine's limit, memory, and how cost grows."""
+
+import logging
+import multiprocessing
+import resource
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..torch_model import DaadModel
+from . import limit, peers, runtimes, timing
+
+Row = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def _images(batch_size: int, size: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.rand(batch_size, 3, size, size) * 2 - 1
+
+
+def _load(runtime: str, model: nn.Module, images: torch.Tensor, device: str) -> Callable[[], object] | None:
+    """Call of a model in a runtime; None where the model does not export."""
+    try:
+        call = runtimes.load(runtime, model, images, device)
+        call()
+    except Exception:  # noqa: BLE001  # exporters fail in their own ways, and the others are to be timed all the same
+        logger.warning("%s does not run in %s.", type(model).__name__, runtime, exc_info=True)
+        return None
+    return call
+
+
+def compare(
+    models: Sequence[str], names: Sequence[str], size: int, batch_sizes: Sequence[int], seconds: float, device: str
+) -> list[Row]:
+    """Time all models in all runtimes, each runtime and batch size interleaved.
+
+    Args:
+        models (Sequence[str]): Names in ``peers.MODELS``.
+        names (Sequence[str]): Runtimes.
+        size (int): Height and width of the images.
+        batch_sizes (Sequence[int]): Batch sizes.
+        seconds (float): Time for each runtime and batch size.
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        list[Row]: One row for each model, runtime and batch size: milliseconds a batch, images a second, its ratio to
+        PatchCore's in the same runtime, operations, and the fraction of the limit that is reached, which is the
+        larger of operations over the matrix-multiply rate and bytes over the copy bandwidth.
+    """
+    rates = {dtype: limit.matrix_multiply_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    bandwidth = limit.copy_bandwidth(device)
+    rows = []
+    for runtime in names:
+        dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16
+        for batch_size in batch_sizes:
+            images = _images(batch_size, size)
+            built = {name: peers.build(name, size) for name in models}
+            calls = {name: _load(runtime, model, images, device) for name, model in built.items()}
+            running = {name: call for name, call in calls.items() if call is not None}
+            times = timing.interleave(running, seconds, f"{runtime}, batch size {batch_size}")
+            for name, model in built.items():
+                row: Row = {"model": name, "runtime": runtime, "size": size, "batch_size": batch_size}
+                if name not in running:
+                    rows.append(row | {"note": "does not export"})
+                    continue
+                summary = timing.summarize(times[name])
+                with torch.no_grad():
+                    operations, traffic = limit.count_work(lambda model=model.to("cpu"): model(images))
+                least = max(operations / rates[dtype], traffic * dtype.itemsize / 4 / bandwidth)
+                rows.append(
+                    row
+                    | summary
+                    | {
+                        "images_per_second": round(1e3 * batch_size / summary["ms"], 2),
+                        "gflop": round(operations / 1e9, 2),
+                        "fraction_of_matmul_rate": round(operations / rates[dtype] / (summary["ms"] / 1e3), 3),
+                        "fraction_of_limit": round(least / (summary["ms"] / 1e3), 3),
+                    }
+                )
+    for row in rows:
+        row["times_patchcore"] = _ratio(row, rows, "PatchCore")
+        row["times_padim"] = _ratio(row, rows, "PaDiM")
+    return rows
+
+
+def _ratio(row: Row, rows: Iterable[Row], peer: str) -> float | None:
+    for other in rows:
+        if other["model"] == peer and all(other[key] == row[key] for key in ("runtime", "size", "batch_size")):
+            both = "images_per_second" in row and "images_per_second" in other
+            return round(row["images_per_second"] / other["images_per_second"], 2) if both else None
+    return None
+
+
+def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512, 768, 1024)) -> list[Row]:
+    """Time Daad and PatchCore in PyTorch as the work grows.
+
+    Args:
+        seconds (float): Time for each point.
+        device (str): ``"cpu"`` or ``"cuda"``.
+        sizes (Sequence[int]): Heights and widths of images.
+
+    Returns:
+        list[Row]: One row for each point of three curves: image size, memory items, training images.
+    """
+
+    def daad(size: int, num_items: int) -> nn.Module:
+        torch.manual_seed(0)
+        model = DaadModel((size, size), num_items=num_items).eval()
+        return model.to(memory_format=torch.channels_last)
+
+    points: list[tuple[str, int, str, Callable[[], nn.Module], int]] = []
+    points += [("image size", size, "DAAD+", lambda size=size: daad(size, 500), size) for size in sizes]
+    points += [
+        ("memory items", count, "DAAD+", lambda count=count: daad(256, count), 256)
+        for count in (100, 250, 500, 1000, 2000, 4000)
+    ]
+    for count in (50, 100, 209, 400, 800):
+        points.append(("training images", count, "DAAD+", lambda: daad(256, 500), 256))
+        points.append(
+            ("training images", count, "PatchCore", lambda count=count: peers.build("PatchCore", 256, count), 256)
+        )
+    rows = []
+    for curve, value, name, build, size in points:
+        call = runtimes.load("torch", build(), _images(1, size), device)
+        times = timing.interleave({name: call}, seconds, f"{curve} {value}")
+        rows.append({"curve": curve, "value": value, "model": name} | timing.summarize(times[name]))
+    return rows
+
+
+def share(size: int, batch_sizes: Sequence[int], seconds: float, device: str) -> list[Row]:
+    """Time the parts of DAAD+ in an inference pass, interleaved, in PyTorch.
+
+    Args:
+        size (int): Height and width of the images.
+        batch_sizes (Sequence[int]): Batch sizes.
+        seconds (float): Time for each batch size.
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        list[Row]: One row for each part and batch size, with its share of the whole pass.
+    """
+    model = peers.build("DAAD+", size).to(device)
+    autoencoder, discriminator = model.autoencoder, model.discriminator
+    rows = []
+    for batch_size in batch_sizes:
+        images = _images(batch_size, size).to(device)
+        with torch.inference_mode():
+            features = autoencoder.encoder(images)
+            reads = [memory(feature) for memory, feature in zip(autoencoder.memories, features, strict=True)]
+            pairs = torch.cat([images, images])
+
+        def inference(call: Callable[[], object]) -> Callable[[], object]:
+            return torch.inference_mode()(call)
+
+        parts = {
+            "whole": inference(lambda: model(images)),
+            "encoder": inference(lambda: autoencoder.encoder(images)),
+            "memory": inference(lambda: [m(f) for m, f in zip(autoencoder.memories, features, strict=True)]),
+            "decoder": inference(lambda: autoencoder.decoder(reads)),
+            "discriminator": inference(lambda: discriminator.features(pairs)),
+            "anomaly map": inference(lambda: model.anomaly_map(images, images)),
+        }
+        times = timing.interleave(parts, seconds, f"parts, batch size {batch_size}")
+        whole = timing.summarize(times["whole"])["ms"]
+        for part, values in times.items():
+            summary = timing.summarize(values)
+            rows.append({"part": part, "batch_size": batch_size, **summary, "share": round(summary["ms"] / whole, 3)})
+    return rows
+
+
+def _peak(name: str, runtime: str, size: int, queue: Any) -> None:
+    images = _images(1, size)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call = runtimes.load(runtime, peers.build(name, size), images)
+    for _ in range(3):
+        call()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
+
+
+def weigh(models: Sequence[str], size: int) -> list[Row]:
+    """Measure memory and file size of each model.
+
+    Args:
+        models (Sequence[str]): Names in ``peers.MODELS``.
+        size (int): Height and width of the images.
+
+    Returns:
+        list[Row]: One row a model: megabytes that building and calling it adds to the peak memory of a fresh process
+        (PyTorch, batch size 1), of its weights in float32, and of its OpenVINO files.
+    """
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for name in models:
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(name, "torch", size, queue))
+        process.start()
+        peak = queue.get(timeout=600)
+        process.join()
+        model = peers.build(name, size)
+        row: Row = {"model": name, "size": size, "peak_mb": round(peak, 1)}
+        row["weights_mb"] = round(sum(t.nbytes for t in model.state_dict().values()) / 1e6, 1)
+        rows.append(row | _openvino_sizes(model, _images(1, size)))
+    return rows
+
+
+def _openvino_sizes(model: nn.Module, images: torch.Tensor) -> Row:
+    try:
+        import openvino
+
+        converted = runtimes.to_openvino(model, images)
+        with tempfile.TemporaryDirectory() as folder:
+            sizes = {}
+            for key, compress in (("openvino_f32_mb", False), ("openvino_f16_mb", True)):
+                path = Path(folder) / f"{key}.xml"
+                openvino.save_model(converted, path, compress_to_fp16=compress)
+                sizes[key] = round(path.with_suffix(".bin").stat().st_size / 1e6, 1)
+            return sizes
+    except Exception:  # noqa: BLE001  # the model does not export, or OpenVINO is not there
+        logger.warning("%s does not convert.", type(model).__name__, exc_info=True)
+        return {"openvino_f32_mb": None, "openvino_f16_mb": None}

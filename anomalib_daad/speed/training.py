@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Training side by side: one step of each model on one batch, without data loading, and Daad's own parts.
+
+``DAAD+ plain`` is DAAD+ as one would first write it, the yardstick of what was done for speed: float32, NCHW memory,
+PyTorch's default Adam, and two further passes of the discriminator.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.data import Folder
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.engine import Engine
+from anomalib.models.image.draem.loss import DraemLoss
+from anomalib.models.image.ganomaly.loss import DiscriminatorLoss as GanomalyDiscriminatorLoss
+from anomalib.models.image.ganomaly.loss import GeneratorLoss as GanomalyGeneratorLoss
+from lightning.pytorch import Callback
+from PIL import Image
+from torch import nn
+
+from ..lightning_model import Daad
+from ..loss import DiscriminatorLoss, GeneratorLoss
+from ..torch_model import DaadModel
+from . import peers, timing
+
+SMALLEST_EFFICIENT_AD = 256  # its autoencoder takes no smaller images
+Row = dict[str, Any]
+Step = Callable[[], None]
+
+
+def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) -> Step:
+    model = Daad(tuple(images.shape[-2:]), adversarial=adversarial, seed=0).to(images.device).train()
+    optimizers = model.configure_optimizers()
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            _, losses = model.losses(images)
+        for optimizer, loss in zip(optimizers, losses, strict=True):
+            optimizer.zero_grad()
+            loss.backward(inputs=optimizer.param_groups[0]["params"], retain_graph=loss is not losses[-1])
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def _plain(images: torch.Tensor) -> Step:
+    torch.manual_seed(0)
+    model = DaadModel(tuple(images.shape[-2:])).to(images.device).train()
+    discriminator = model.discriminator
+    optimizers = [torch.optim.Adam(net.parameters(), lr=2e-4) for net in (model.autoencoder, discriminator)]
+    generator_loss, discriminator_loss = GeneratorLoss(), DiscriminatorLoss()
+
+    def step() -> None:
+        reconstructions = model.autoencoder(images)
+        terms = generator_loss(images, reconstructions, discriminator(images), discriminator(reconstructions))
+        optimizers[0].zero_grad()
+        terms.total.backward()
+        optimizers[0].step()
+        real, fake = discriminator(images), discriminator(reconstructions.detach())
+        optimizers[1].zero_grad()
+        discriminator_loss(real.logits, fake.logits).backward()
+        optimizers[1].step()
+
+    return step
+
+
+def _draem(images: torch.Tensor) -> Step:
+    model = peers.build("DRAEM", images.shape[-1]).to(images.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    augment, loss_function = PerlinAnomalyGenerator(blend_factor=(0.1, 1.0)), DraemLoss()
+
+    def step() -> None:
+        augmented, mask = augment(images)
+        reconstruction, prediction = model(augmented)
+        optimizer.zero_grad()
+        loss_function(images, reconstruction, mask, prediction).backward()
+        optimizer.step()
+
+    return step
+
+
+def _ganomaly(images: torch.Tensor) -> Step:
+    model = peers.build("GANomaly", images.shape[-1]).to(images.device).train()
+    optimizers = [torch.optim.Adam(net.parameters(), lr=2e-4) for net in (model.discriminator, model.generator)]
+    generator_loss, discriminator_loss = GanomalyGeneratorLoss(), GanomalyDiscriminatorLoss()
+
+    def step() -> None:
+        padded, fake, latent_i, latent_o = model(images)
+        real_features, _ = model.discriminator(padded)
+        fake_features, _ = model.discriminator(fake)
+        optimizers[1].zero_grad()
+        loss = generator_loss(latent_i, latent_o, padded, fake, real_features, fake_features)
+        loss.backward(retain_graph=True)
+        optimizers[1].step()
+        fake_features, _ = model.discriminator(fake.detach())
+        optimizers[0].zero_grad()
+        discriminator_loss(real_features, fake_features).backward()
+        optimizers[0].step()
+
+    return step
+
+
+def _efficient_ad(images: torch.Tensor) -> Step:
+    model = peers.build("EfficientAD-S", images.shape[-1]).to(images.device).train()
+    optimizer = torch.optim.Adam([*model.student.parameters(), *model.ae.parameters()], lr=1e-4, weight_decay=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(model(batch=images, batch_imagenet=images)).backward()
+        optimizer.step()
+
+    return step
+
+
+def compare(size: int, batch_size: int, seconds: float, device: str) -> list[Row]:
+    """Time one training step of each model, interleaved.
+
+    Args:
+        size (int): Height and width of the images.
+        batch_size (int): Images a step.
+        seconds (float): Time for all rounds.
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        list[Row]: One row a model: milliseconds a step, images a second, and ratios to the plain DAAD+ and to DRAEM.
+    """
+    torch.manual_seed(0)
+    images = torch.rand(batch_size, 3, size, size, device=device)
+    signed = images * 2 - 1
+    steps: dict[str, Step] = {
+        "DAAD+, bf16": _daad(signed, True, torch.bfloat16),
+        "DAAD, bf16": _daad(signed, False, torch.bfloat16),
+        "DAAD+, f32": _daad(signed, True, None),
+        "DAAD+ plain, f32": _plain(signed),
+        "DRAEM": _draem(images),
+        "GANomaly": _ganomaly(signed),
+    }
+    if size >= SMALLEST_EFFICIENT_AD:
+        steps["EfficientAD-S"] = _efficient_ad(images)
+    times = timing.interleave(steps, seconds, "training steps")
+    rows = []
+    for name, values in times.items():
+        summary = timing.summarize(values)
+        rows.append({"model": name, "size": size, "batch_size": batch_size, **summary})
+        rows[-1]["images_per_second"] = round(1e3 * batch_size / summary["ms"], 2)
+    rates = {row["model"]: row["images_per_second"] for row in rows}
+    for row in rows:
+        row["times_plain"] = round(row["images_per_second"] / rates["DAAD+ plain, f32"], 2)
+        row["times_draem"] = round(row["images_per_second"] / rates["DRAEM"], 2)
+    return rows
+
+
+class _Stopwatch:
+    """Adds up the time between hooks by the name of a part."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.last = 0.0
+
+    def start(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.last = time.perf_counter()
+
+    def stop(self, part: str) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+
+class _TimeParts(Callback):
+    """Times the parts of a training through the Engine, after some steps of warm-up."""
+
+    def __init__(self, stopwatch: _Stopwatch, warm_up: int) -> None:
+        self.stopwatch = stopwatch
+        self.warm_up = warm_up
+        self.steps = 0
+        self.begin = 0.0
+
+    def on_fit_start(self, trainer: Any, pl_module: Daad) -> None:
+        del trainer
+        model, watch = pl_module.model, self.stopwatch
+        parts: list[tuple[str, nn.Module]] = [
+            ("encoder", model.autoencoder.encoder),
+            ("decoder", model.autoencoder.decoder),
+            *(("memory", memory) for memory in model.autoencoder.memories),
+        ]
+        if model.discriminator is not None:
+            parts.append(("discriminator", model.discriminator))
+        for part, module in parts:
+            module.register_forward_pre_hook(lambda *_: watch.stop("other"))
+            module.register_forward_hook(lambda *_, part=part: watch.stop(f"{part}, forward"))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Daad, batch: Any, batch_idx: int) -> None:
+        del trainer, pl_module, batch, batch_idx
+        self.steps += 1
+        if self.steps == self.warm_up + 1:
+            self.stopwatch.seconds.clear()
+            self.begin = time.perf_counter()
+        self.stopwatch.stop("data and host code")
+
+    def on_before_zero_grad(self, trainer: Any, pl_module: Daad, optimizer: Any) -> None:
+        del trainer, pl_module, optimizer
+        self.stopwatch.stop("other")
+
+    def on_after_backward(self, trainer: Any, pl_module: Daad) -> None:
+        del trainer, pl_module
+        self.stopwatch.stop("backward")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Daad, outputs: Any, batch: Any, batch_idx: int) -> None:
+        del trainer, pl_module, outputs, batch, batch_idx
+        self.stopwatch.stop("optimizers")
+
+
+def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int = 6) -> list[Row]:
+    """Train DAAD+ through anomalib's Engine on PNG files and time its parts.
+
+    Args:
+        size (int): Height and width of the model's images; the files are of 256 pixels.
+        batch_size (int): Images a step.
+        device (str): ``"cpu"`` or ``"cuda"``.
+        steps (int): Steps that count. Defaults to ``30``.
+        warm_up (int): Steps before. Defaults to ``6``.
+
+    Returns:
+        list[Row]: One row a part: milliseconds a step and share. ``data and host code`` is all between two steps.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        (Path(folder) / "good").mkdir()
+        for index in range(4 * batch_size):
+            noise = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(f"{folder}/good/{index}.png")
+        datamodule = Folder(
+            "speed", root=folder, normal_dir="good", train_batch_size=batch_size, num_workers=0,
+            test_split_mode="none", val_split_mode="none",
+        )
+        timer = _TimeParts(_Stopwatch(device), warm_up)
+        engine = Engine(
+            accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps + warm_up, max_epochs=-1,
+            precision="bf16-mixed", limit_val_batches=0, default_root_dir=folder, callbacks=[timer], logger=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )
+        engine.fit(Daad((size, size), seed=0), datamodule=datamodule)
+    total = sum(timer.stopwatch.seconds.values())
+    for part, seconds in timer.stopwatch.seconds.items():
+        rows.append({"part": part, "size": size, "batch_size": batch_size, "ms": round(1e3 * seconds / steps, 2)})
+        rows[-1]["share"] = round(seconds / total, 3)
+    rows.append({"part": "whole", "size": size, "batch_size": batch_size, "ms": round(1e3 * total / steps, 2), "share": 1.0})
+    return rows
+
+
+def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, device: str) -> list[Row]:
+    """Time DAAD+'s training step at several image sizes, and what 1000 epochs of 209 images would take.
+
+    Args:
+        sizes (Sequence[int]): Heights and widths.
+        batch_size (int): Images a step.
+        seconds (float): Time for each size.
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        list[Row]: One row a size.
+    """
+    rows = []
+    for size in sizes:
+        images = torch.rand(batch_size, 3, size, size, device=device) * 2 - 1
+        times = timing.interleave({"step": _daad(images, True, torch.bfloat16)}, seconds, f"steps at {size} px")
+        summary = timing.summarize(times["step"])
+        minutes = 1000 * -(-209 // batch_size) * summary["ms"] / 60e3
+        rows.append({"size": size, "batch_size": batch_size, **summary, "minutes_of_1000_epochs": round(minutes, 1)})
+    return rows
