@@ -50,6 +50,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .block_memory import MemoryInit
 from .distributed import average, gather
+from .image_cache import cache_images
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .pre_processor import AntialiasPreProcessor
 from .quantization import quantize
@@ -79,6 +80,8 @@ class Daad(AnomalibModule):
         seed (int | None): Makes initial weights, flips and the order of the data repeatable, epoch by epoch, so that
             a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
             Defaults to ``None``.
+        image_cache_gb (float): In training, decoded images are kept in memory if they take no more than this, in GB,
+            and the data have no augmentations of their own; 0 keeps none. Defaults to ``2.0``.
         num_scales (int): Scales of the autoencoder. Defaults to ``4``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
         temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
@@ -117,6 +120,7 @@ class Daad(AnomalibModule):
         learning_rate: float | None = None,
         flips: bool = True,
         seed: int | None = None,
+        image_cache_gb: float = 2.0,
         num_scales: int = 4,
         base_channels: int = 64,
         temperature: float = 1.0,
@@ -161,6 +165,7 @@ class Daad(AnomalibModule):
         self.learning_rate = learning_rate or (2e-4 if adversarial else 1e-4)
         self.flips = flips
         self.seed = seed
+        self.image_cache_gb = image_cache_gb
         self.automatic_optimization = False
         self._validated = False
         self._training_scores: list[Scores] = []
@@ -194,6 +199,16 @@ class Daad(AnomalibModule):
     def on_fit_start(self) -> None:
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
         self.model.train()
+
+    def on_train_start(self) -> None:
+        """Keep the training images in memory where they fit."""
+        fit_loop = self.trainer.fit_loop
+        self._cache_images(fit_loop)
+        iter(fit_loop._data_fetcher)  # noqa: SLF001  # it holds an iterator of the loader before
+
+    def _cache_images(self, loop: Any) -> None:
+        loaders = loop._combined_loader  # noqa: SLF001
+        loaders.flattened = cache_images(loaders.flattened, self.image_cache_gb * 1e9)
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that its data order and flips do not depend on where training started."""
@@ -275,6 +290,8 @@ class Daad(AnomalibModule):
     def on_validation_start(self) -> None:
         """Scale the scores by the validation images, before anomalib's post-processor sees the first of them."""
         self._average_batch_norm()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._cache_images(self.trainer.fit_loop.epoch_loop.val_loop)  # from the next validation on
         self._calibrate([self._validation_scores(batch) for batch in _fresh_validation_batches(self.trainer)])
         self._validated = True
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Keeping decoded images in memory changes nothing but the speed."""
+
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from conftest import make_model
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
+
+from anomalib_daad.image_cache import CachedDataset, cache_images
+
+
+def make_loader(data_root, augmentations=None, **arguments) -> DataLoader:
+    datamodule = MVTecAD(data_root, "part", train_augmentations=augmentations, **arguments)
+    datamodule.setup("fit")
+    return datamodule.train_dataloader()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_same_batches_in_the_same_order(data_root, num_workers) -> None:
+    loader = make_loader(data_root, Resize((32, 32)), train_batch_size=4, num_workers=num_workers)
+    (cached,) = cache_images([loader], max_bytes=1e9)
+    assert isinstance(cached.dataset, CachedDataset)
+    for _ in range(2):  # read, then from memory
+        torch.manual_seed(1)
+        expected = list(loader)
+        torch.manual_seed(1)
+        actual = list(cached)
+        assert [batch.image_path for batch in actual] == [batch.image_path for batch in expected]
+        for batch, other in zip(actual, expected, strict=True):
+            assert torch.equal(batch.image, other.image)
+
+
+def test_files_are_read_once(data_root, monkeypatch) -> None:
+    (cached,) = cache_images([make_loader(data_root, num_workers=0)], max_bytes=1e9)
+    list(cached)
+    monkeypatch.setattr("anomalib.data.datasets.base.image.read_image", None)
+    assert sum(len(batch.image) for batch in cached) == len(cached.dataset)
+
+
+@pytest.mark.parametrize("augmentations", [RandomHorizontalFlip(), Compose([RandomHorizontalFlip(), Resize((32, 32))])])
+def test_augmented_images_are_not_kept(data_root, augmentations) -> None:
+    loader = make_loader(data_root, augmentations, num_workers=0)
+    assert cache_images([loader], max_bytes=1e9) == [loader]
+
+
+def test_only_what_fits_is_kept(data_root) -> None:
+    loader = make_loader(data_root, Resize((32, 32)), num_workers=0)
+    item = loader.dataset[0]
+    size = len(loader.dataset) * (item.image.nbytes + item.gt_mask.nbytes + item.gt_label.nbytes)
+    first, second = cache_images([loader, loader], max_bytes=1.5 * size)
+    assert isinstance(first.dataset, CachedDataset)
+    assert second is loader
+    assert cache_images([loader], max_bytes=size - 1) == [loader]
+    assert isinstance(cache_images([loader], max_bytes=size)[0].dataset, CachedDataset)
+
+
+def test_other_loaders_stay_as_they_are() -> None:
+    loader = DataLoader(torch.zeros(3, 1))
+    assert cache_images([loader, [1, 2]], max_bytes=1e9) == [loader, [1, 2]]
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_training_gives_the_same_weights(data_root, make_engine, seed) -> None:
+    states = []
+    for image_cache_gb in (0.0, 1.0):
+        torch.manual_seed(3)
+        model = make_model(seed=seed, image_cache_gb=image_cache_gb)
+        datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
+        make_engine(max_epochs=3).fit(model, datamodule=datamodule)
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
