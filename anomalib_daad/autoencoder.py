@@ -52,7 +52,9 @@ class Encoder(nn.Module):
         super().__init__()
         first = nn.Sequential(nn.Conv2d(in_channels, channels[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))
         others = [
-            nn.Sequential(nn.Conv2d(fine, coarse, 4, 2, 1, bias=False), nn.BatchNorm2d(coarse), nn.LeakyReLU(0.2, inplace=True))
+            nn.Sequential(
+                nn.Conv2d(fine, coarse, 4, 2, 1, bias=False), nn.BatchNorm2d(coarse), nn.LeakyReLU(0.2, inplace=True)
+            )
             for fine, coarse in pairwise(channels)
         ]
         self.scales = nn.ModuleList([first, *others])
@@ -87,7 +89,9 @@ class Decoder(nn.Module):
         coarse_to_fine = list(channels[::-1])
         inputs = [coarse_to_fine[0], *(2 * c for c in coarse_to_fine[1:])]
         hidden = [
-            nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+            nn.Sequential(
+                nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+            )
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
         ]
         last = nn.Sequential(nn.ConvTranspose2d(inputs[-1], out_channels, 4, 2, 1), nn.Tanh())

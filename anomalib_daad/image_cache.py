@@ -75,9 +75,13 @@ def cache_images(loaders: Iterable[Any], max_bytes: float) -> list[Any]:
 
 def _decoded_size(loader: Any) -> int | None:
     """Bytes of a loader's decoded images, None where they may not be kept."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     augmentations = getattr(dataset, "augmentations", False)
-    if not (augmentations is None or isinstance(augmentations, Resize)) or loader.batch_size is None or not len(dataset):
+    if (
+        not (augmentations is None or isinstance(augmentations, Resize))
+        or loader.batch_size is None
+        or not len(dataset)
+    ):
         return None
     first = vars(dataset[0]).values()
     return len(dataset) * sum(value.nbytes for value in first if isinstance(value, torch.Tensor))

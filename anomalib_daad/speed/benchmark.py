@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,7 +14,17 @@ from rich import print as rich_print
 
 from . import inference, limit, peers, report, runtimes, training
 
-PARTS = ("limit", "training", "training_parts", "recipe", "inference", "inference_parts", "growth", "size")
+PARTS = (
+    "limit",
+    "training",
+    "training_parts",
+    "recipe",
+    "inference",
+    "inference_parts",
+    "openvino_parts",
+    "growth",
+    "size",
+)
 
 
 def speed(
@@ -39,7 +49,7 @@ def speed(
         device: cpu or cuda.
         parts: Parts to run, in this order.
         models: Models of the inference tables.
-        runtimes: torch, torch-bf16 (autocast), openvino-f32, openvino (its default precision), openvino-int8.
+        runtimes: torch, openvino-f32, openvino (its default precision), openvino-int8.
         image_size: Height and width of the images at inference.
         batch_sizes: Batch sizes at inference.
         train_image_size: Height and width of the images in training.
@@ -50,9 +60,10 @@ def speed(
     Raises:
         ValueError: If a part, model, runtime or device is unknown or missing.
     """
-    _check(parts, models, runtimes, device)
+    names = [name for name in runtimes if device != "cuda" or name == "torch"]
+    _check(parts, models, names, device)
+    has_openvino = any(name != "torch" for name in names)
     output.mkdir(parents=True, exist_ok=True)
-    names = [name for name in runtimes if device == "cpu" or name.startswith("torch")]
     jobs: dict[str, Callable[[], list[report.Row]]] = {
         "limit": lambda: _limits(device),
         "training": lambda: training.compare(train_image_size, train_batch_size, 4 * seconds, device),
@@ -60,6 +71,7 @@ def speed(
         "recipe": lambda: training.steps_per_second([128, 256], train_batch_size, seconds, device),
         "inference": lambda: inference.compare(models, names, image_size, batch_sizes, seconds, device),
         "inference_parts": lambda: inference.share(image_size, batch_sizes, seconds / 3, device),
+        "openvino_parts": lambda: inference.profile_openvino(image_size, batch_sizes) if has_openvino else [],
         "growth": lambda: inference.grow(seconds / 6, device),
         "size": lambda: inference.weigh(models, image_size),
     }
@@ -70,9 +82,11 @@ def speed(
         rich_print(f"[bold]{part}[/bold] -> {path}")
         if part == "growth":
             report.plot_growth(report.read_table(path), output / "growth.png")
-    tables = {part: output / f"{part}.csv" for part in PARTS}
     text = [f"# Speed\n\n{_machine(device)}\n"]
-    text += [f"\n## {part}\n\n{report.to_markdown(report.read_table(path))}" for part, path in tables.items() if path.exists()]
+    for part in PARTS:
+        path = output / f"{part}.csv"
+        rows = report.read_table(path) if path.exists() else []
+        text.append(f"\n## {part}\n\n{report.to_markdown(rows) if rows else 'Not measured.'}\n")
     (output / "speed.md").write_text("".join(text))
 
 
@@ -96,9 +110,16 @@ def _limits(device: str) -> list[report.Row]:
 
 def _machine(device: str) -> str:
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    versions = ", ".join(f"{package} {version(package)}" for package in ("anomalib", "torch", "openvino", "anomalib-daad"))
+    versions = ", ".join(filter(None, map(_version, ("anomalib-daad", "anomalib", "torch", "openvino"))))
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}, {date}."
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

@@ -7,6 +7,7 @@ import multiprocessing
 import resource
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def _load(runtime: str, model: nn.Module, images: torch.Tensor, device: str) -> 
     try:
         call = runtimes.load(runtime, model, images, device)
         call()
-    except Exception:  # noqa: BLE001  # exporters fail in their own ways, and the others are to be timed all the same
+    except Exception:  # exporters fail in their own ways, and the others are to be timed all the same
         logger.warning("%s does not run in %s.", type(model).__name__, runtime, exc_info=True)
         return None
     return call
@@ -58,7 +59,7 @@ def compare(
     bandwidth = limit.copy_bandwidth(device)
     rows = []
     for runtime in names:
-        dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16
+        dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16  # int8 is mixed with it
         for batch_size in batch_sizes:
             images = _images(batch_size, size)
             built = {name: peers.build(name, size) for name in models}
@@ -72,7 +73,7 @@ def compare(
                     continue
                 summary = timing.summarize(times[name])
                 with torch.no_grad():
-                    operations, traffic = limit.count_work(lambda model=model.to("cpu"): model(images))
+                    operations, traffic = limit.count_work(partial(model.to("cpu"), images))
                 least = max(operations / rates[dtype], traffic * dtype.itemsize / 4 / bandwidth)
                 rows.append(
                     row
@@ -116,16 +117,13 @@ def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512
         return model.to(memory_format=torch.channels_last)
 
     points: list[tuple[str, int, str, Callable[[], nn.Module], int]] = []
-    points += [("image size", size, "DAAD+", lambda size=size: daad(size, 500), size) for size in sizes]
+    points += [("image size", size, "DAAD+", partial(daad, size, 500), size) for size in sizes]
     points += [
-        ("memory items", count, "DAAD+", lambda count=count: daad(256, count), 256)
-        for count in (100, 250, 500, 1000, 2000, 4000)
+        ("memory items", count, "DAAD+", partial(daad, 256, count), 256) for count in (100, 250, 500, 1000, 2000, 4000)
     ]
     for count in (50, 100, 209, 400, 800):
-        points.append(("training images", count, "DAAD+", lambda: daad(256, 500), 256))
-        points.append(
-            ("training images", count, "PatchCore", lambda count=count: peers.build("PatchCore", 256, count), 256)
-        )
+        points.append(("training images", count, "DAAD+", partial(daad, 256, 500), 256))
+        points.append(("training images", count, "PatchCore", partial(peers.build, "PatchCore", 256, count), 256))
     rows = []
     for curve, value, name, build, size in points:
         call = runtimes.load("torch", build(), _images(1, size), device)
@@ -147,32 +145,61 @@ def share(size: int, batch_sizes: Sequence[int], seconds: float, device: str) ->
         list[Row]: One row for each part and batch size, with its share of the whole pass.
     """
     model = peers.build("DAAD+", size).to(device)
-    autoencoder, discriminator = model.autoencoder, model.discriminator
     rows = []
     for batch_size in batch_sizes:
-        images = _images(batch_size, size).to(device)
-        with torch.inference_mode():
-            features = autoencoder.encoder(images)
-            reads = [memory(feature) for memory, feature in zip(autoencoder.memories, features, strict=True)]
-            pairs = torch.cat([images, images])
-
-        def inference(call: Callable[[], object]) -> Callable[[], object]:
-            return torch.inference_mode()(call)
-
-        parts = {
-            "whole": inference(lambda: model(images)),
-            "encoder": inference(lambda: autoencoder.encoder(images)),
-            "memory": inference(lambda: [m(f) for m, f in zip(autoencoder.memories, features, strict=True)]),
-            "decoder": inference(lambda: autoencoder.decoder(reads)),
-            "discriminator": inference(lambda: discriminator.features(pairs)),
-            "anomaly map": inference(lambda: model.anomaly_map(images, images)),
-        }
+        parts = _parts(model, _images(batch_size, size).to(device))
         times = timing.interleave(parts, seconds, f"parts, batch size {batch_size}")
         whole = timing.summarize(times["whole"])["ms"]
         for part, values in times.items():
             summary = timing.summarize(values)
             rows.append({"part": part, "batch_size": batch_size, **summary, "share": round(summary["ms"] / whole, 3)})
     return rows
+
+
+def _parts(model: Any, images: torch.Tensor) -> dict[str, Callable[[], object]]:
+    autoencoder = model.autoencoder
+    with torch.inference_mode():
+        features = autoencoder.encoder(images)
+        reads = [memory(feature) for memory, feature in zip(autoencoder.memories, features, strict=True)]
+        pairs = torch.cat([images, images])
+    parts: dict[str, Callable[[], object]] = {
+        "whole": lambda: model(images),
+        "encoder": lambda: autoencoder.encoder(images),
+        "memory": lambda: [memory(part) for memory, part in zip(autoencoder.memories, features, strict=True)],
+        "decoder": lambda: autoencoder.decoder(reads),
+        "discriminator": lambda: model.discriminator.features(pairs),
+        "anomaly map": lambda: model.anomaly_map(images, images),
+    }
+    return {name: torch.inference_mode()(call) for name, call in parts.items()}
+
+
+def profile_openvino(size: int, batch_sizes: Sequence[int], passes: int = 20) -> list[Row]:
+    """Ask OpenVINO, at its default precision, where DAAD+ spends its time.
+
+    Args:
+        size (int): Height and width of the images.
+        batch_sizes (Sequence[int]): Batch sizes.
+        passes (int): Passes that are added up. Defaults to ``20``.
+
+    Returns:
+        list[Row]: One row for each kind of node and batch size: milliseconds a pass and its share.
+    """
+    rows = []
+    for batch_size in batch_sizes:
+        images = _images(batch_size, size)
+        compiled = runtimes.compile_openvino("openvino", peers.build("DAAD+", size), images, PERF_COUNT="YES")
+        request = compiled.create_infer_request()
+        request.infer([images.numpy()])
+        times: dict[str, float] = {}
+        for _ in range(passes):
+            request.infer([images.numpy()])
+            for node in request.profiling_info:
+                times[node.node_type] = times.get(node.node_type, 0.0) + node.real_time.total_seconds()
+        total = sum(times.values())
+        for node_type, seconds in sorted(times.items(), key=lambda pair: -pair[1]):
+            row: Row = {"node": node_type, "batch_size": batch_size, "ms": round(1e3 * seconds / passes, 3)}
+            rows.append(row | {"share": round(seconds / total, 3)})
+    return [row for row in rows if row["share"] >= 0.005]
 
 
 def _peak(name: str, runtime: str, size: int, queue: Any) -> None:
@@ -222,6 +249,6 @@ def _openvino_sizes(model: nn.Module, images: torch.Tensor) -> Row:
                 openvino.save_model(converted, path, compress_to_fp16=compress)
                 sizes[key] = round(path.with_suffix(".bin").stat().st_size / 1e6, 1)
             return sizes
-    except Exception:  # noqa: BLE001  # the model does not export, or OpenVINO is not there
+    except Exception:  # the model does not export, or OpenVINO is not there
         logger.warning("%s does not convert.", type(model).__name__, exc_info=True)
         return {"openvino_f32_mb": None, "openvino_f16_mb": None}

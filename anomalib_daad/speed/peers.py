@@ -7,6 +7,7 @@ of the given size gives them.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from anomalib.models.image.draem.torch_model import DraemModel
@@ -32,7 +33,7 @@ def _patchcore(size: int, num_images: int) -> nn.Module:
 
 def _padim(size: int, num_images: int) -> nn.Module:
     del num_images
-    model = PadimModel(backbone="resnet18", layers=["layer1", "layer2", "layer3"], pre_trained=False)
+    model: Any = PadimModel(backbone="resnet18", layers=["layer1", "layer2", "layer3"], pre_trained=False)
     patches = (size // 4) ** 2
     model.gaussian.mean = torch.randn(model.n_features, patches)
     model.gaussian.inv_covariance = torch.eye(model.n_features).repeat(patches, 1, 1)
@@ -56,13 +57,13 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,
-    "DRAEM": lambda size, _: DraemModel(),
+    "DRAEM": lambda *_: DraemModel(),
     "GANomaly": lambda size, _: GanomalyModel((size, size), 3, 64, 100),
     "FastFlow": lambda size, _: FastflowModel((size, size), backbone="resnet18", pre_trained=False),
 }
 
 
-def build(name: str, size: int, num_images: int = 209) -> nn.Module:
+def build(name: str, size: int, num_images: int = 209) -> Any:
     """Build a model for inference.
 
     Args:
@@ -71,7 +72,7 @@ def build(name: str, size: int, num_images: int = 209) -> nn.Module:
         num_images (int): Number of training images that PatchCore's bank stands for. Defaults to ``209``.
 
     Returns:
-        nn.Module: Model in evaluation mode that takes images of shape ``(B, 3, size, size)``.
+        Any: Model, an ``nn.Module``, in evaluation mode that takes images of shape ``(B, 3, size, size)``.
     """
     torch.manual_seed(0)
     model = MODELS[name](size, num_images).eval()

@@ -17,7 +17,7 @@ from ..torch_model import DaadModel
 if TYPE_CHECKING:
     import openvino
 
-RUNTIMES = ("torch", "torch-bf16", "openvino-f32", "openvino", "openvino-int8")
+RUNTIMES = ("torch", "openvino-f32", "openvino", "openvino-int8")
 
 
 def check(runtimes: list[str], device: str) -> None:
@@ -113,22 +113,30 @@ def load(runtime: str, model: nn.Module, images: torch.Tensor, device: str = "cp
     Returns:
         Callable[[], object]: The call.
     """
-    if runtime.startswith("torch"):
+    if runtime == "torch":
         model, images = model.to(device), images.to(device)
-        dtype = torch.bfloat16 if runtime == "torch-bf16" else None
+        return torch.inference_mode()(lambda: model(images))
+    request, array = compile_openvino(runtime, model, images).create_infer_request(), images.numpy()
+    return lambda: request.infer([array])
 
-        def call() -> object:
-            with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
-                return model(images)
 
-        return call
+def compile_openvino(runtime: str, model: nn.Module, images: torch.Tensor, **config: str) -> "openvino.CompiledModel":
+    """Convert and compile a model for the CPU.
 
+    Args:
+        runtime (str): One of ``RUNTIMES``, of OpenVINO's.
+        model (nn.Module): Model in evaluation mode.
+        images (torch.Tensor): Images of the size and batch size to compile for, shape ``(B, 3, H, W)``.
+        config (str): Further properties of OpenVINO.
+
+    Returns:
+        openvino.CompiledModel: Compiled model.
+    """
     import openvino
 
     converted = to_openvino(model, images)
     if runtime == "openvino-int8":
         converted = to_int8(model, converted, images)
-    config = {"INFERENCE_PRECISION_HINT": "f32"} if runtime == "openvino-f32" else {}
-    compiled = openvino.compile_model(converted, "CPU", {"PERFORMANCE_HINT": "LATENCY", **config})
-    request, array = compiled.create_infer_request(), images.numpy()
-    return lambda: request.infer([array])
+    if runtime == "openvino-f32":
+        config["INFERENCE_PRECISION_HINT"] = "f32"
+    return openvino.compile_model(converted, "CPU", {"PERFORMANCE_HINT": "LATENCY", **config})

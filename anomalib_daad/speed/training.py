@@ -35,7 +35,7 @@ Step = Callable[[], None]
 
 
 def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) -> Step:
-    model = Daad(tuple(images.shape[-2:]), adversarial=adversarial, seed=0).to(images.device).train()
+    model = Daad((images.shape[-2], images.shape[-1]), adversarial=adversarial, seed=0).to(images.device).train()
     optimizers = model.configure_optimizers()
     images = images.contiguous(memory_format=torch.channels_last)
 
@@ -53,7 +53,7 @@ def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) ->
 
 def _plain(images: torch.Tensor) -> Step:
     torch.manual_seed(0)
-    model = DaadModel(tuple(images.shape[-2:])).to(images.device).train()
+    model: Any = DaadModel((images.shape[-2], images.shape[-1])).to(images.device).train()
     discriminator = model.discriminator
     optimizers = [torch.optim.Adam(net.parameters(), lr=2e-4) for net in (model.autoencoder, discriminator)]
     generator_loss, discriminator_loss = GeneratorLoss(), DiscriminatorLoss()
@@ -146,7 +146,7 @@ def compare(size: int, batch_size: int, seconds: float, device: str) -> list[Row
     if size >= SMALLEST_EFFICIENT_AD:
         steps["EfficientAD-S"] = _efficient_ad(images)
     times = timing.interleave(steps, seconds, "training steps")
-    rows = []
+    rows: list[Row] = []
     for name, values in times.items():
         summary = timing.summarize(values)
         rows.append({"model": name, "size": size, "batch_size": batch_size, **summary})
@@ -188,7 +188,7 @@ class _TimeParts(Callback):
         self.steps = 0
         self.begin = 0.0
 
-    def on_fit_start(self, trainer: Any, pl_module: Daad) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         del trainer
         model, watch = pl_module.model, self.stopwatch
         parts: list[tuple[str, nn.Module]] = [
@@ -202,7 +202,7 @@ class _TimeParts(Callback):
             module.register_forward_pre_hook(lambda *_: watch.stop("other"))
             module.register_forward_hook(lambda *_, part=part: watch.stop(f"{part}, forward"))
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Daad, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         del trainer, pl_module, batch, batch_idx
         self.steps += 1
         if self.steps == self.warm_up + 1:
@@ -210,15 +210,15 @@ class _TimeParts(Callback):
             self.begin = time.perf_counter()
         self.stopwatch.stop("data and host code")
 
-    def on_before_zero_grad(self, trainer: Any, pl_module: Daad, optimizer: Any) -> None:
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         del trainer, pl_module, optimizer
         self.stopwatch.stop("other")
 
-    def on_after_backward(self, trainer: Any, pl_module: Daad) -> None:
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         del trainer, pl_module
         self.stopwatch.stop("backward")
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Daad, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         del trainer, pl_module, outputs, batch, batch_idx
         self.stopwatch.stop("optimizers")
 
@@ -236,7 +236,7 @@ def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int
     Returns:
         list[Row]: One row a part: milliseconds a step and share. ``data and host code`` is all between two steps.
     """
-    rows = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         (Path(folder) / "good").mkdir()
@@ -244,21 +244,36 @@ def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int
             noise = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(f"{folder}/good/{index}.png")
         datamodule = Folder(
-            "speed", root=folder, normal_dir="good", train_batch_size=batch_size, num_workers=0,
-            test_split_mode="none", val_split_mode="none",
+            "speed",
+            root=folder,
+            normal_dir="good",
+            train_batch_size=batch_size,
+            num_workers=0,
+            test_split_mode="none",
+            val_split_mode="none",
         )
         timer = _TimeParts(_Stopwatch(device), warm_up)
         engine = Engine(
-            accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps + warm_up, max_epochs=-1,
-            precision="bf16-mixed", limit_val_batches=0, default_root_dir=folder, callbacks=[timer], logger=False,
-            enable_progress_bar=False, enable_model_summary=False,
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
+            max_steps=steps + warm_up,
+            max_epochs=-1,
+            precision="bf16-mixed",
+            limit_val_batches=0,
+            default_root_dir=folder,
+            callbacks=[timer],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         engine.fit(Daad((size, size), seed=0), datamodule=datamodule)
     total = sum(timer.stopwatch.seconds.values())
     for part, seconds in timer.stopwatch.seconds.items():
         rows.append({"part": part, "size": size, "batch_size": batch_size, "ms": round(1e3 * seconds / steps, 2)})
         rows[-1]["share"] = round(seconds / total, 3)
-    rows.append({"part": "whole", "size": size, "batch_size": batch_size, "ms": round(1e3 * total / steps, 2), "share": 1.0})
+    rows.append(
+        {"part": "whole", "size": size, "batch_size": batch_size, "ms": round(1e3 * total / steps, 2), "share": 1.0}
+    )
     return rows
 
 
@@ -274,7 +289,7 @@ def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, devi
     Returns:
         list[Row]: One row a size.
     """
-    rows = []
+    rows: list[Row] = []
     for size in sizes:
         images = torch.rand(batch_size, 3, size, size, device=device) * 2 - 1
         times = timing.interleave({"step": _daad(images, True, torch.bfloat16)}, seconds, f"steps at {size} px")
