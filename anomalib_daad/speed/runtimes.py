@@ -77,7 +77,7 @@ def to_openvino(model: nn.Module, images: torch.Tensor) -> "openvino.Model":
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(_Outputs(model), (images,), str(path), dynamo=True, opset_version=18, verbose=False)
+        torch.onnx.export(_Outputs(model).eval(), (images,), str(path), dynamo=True, opset_version=18, verbose=False)
         return openvino.convert_model(path)
 
 

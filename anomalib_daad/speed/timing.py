@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+ROUNDS, MAX_ROUNDS = 3, 1000
+
 
 def interleave(calls: Mapping[str, Callable[[], object]], seconds: float, title: str) -> dict[str, np.ndarray]:
     """Time calls in turn.
 
     Args:
         calls (Mapping[str, Callable[[], object]]): Candidates.
-        seconds (float): Time for all rounds together; there are at least three and at most a thousand.
+        seconds (float): Time for all rounds together; there are at least ``ROUNDS`` and at most ``MAX_ROUNDS``.
         title (str): What the progress bar says.
 
     Returns:
@@ -26,9 +28,10 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float, title:
         call()  # allocations, autotuning, caches
     start = time.perf_counter()
     with Progress(transient=True) as progress:
-        task = progress.add_task(title, total=1.0)
-        for number in range(1000):
-            if number >= 3 and time.perf_counter() - start > seconds:
+        task = progress.add_task(title, total=seconds)
+        for number in range(MAX_ROUNDS):
+            elapsed = time.perf_counter() - start
+            if number >= ROUNDS and elapsed >= seconds:
                 break
             for name, call in calls.items():
                 begin = time.perf_counter()
@@ -36,7 +39,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float, title:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 times[name].append(time.perf_counter() - begin)
-            progress.update(task, completed=max((number + 1) / 1000, (time.perf_counter() - start) / seconds))
+            progress.update(task, completed=min(elapsed, seconds))
     return {name: np.array(values) for name, values in times.items()}
 
 

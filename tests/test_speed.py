@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The speed benchmark counts, times and compares what it says it does."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models.image.padim.torch_model import PadimModel
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from torch import nn
+
+from anomalib_daad.speed import inference, limit, peers, report, runtimes, timing, training
+from anomalib_daad.speed.benchmark import speed
+from anomalib_daad.torch_model import DaadModel
+
+SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4}
+
+
+def test_operations_and_bytes_are_those_of_the_formulas() -> None:
+    convolution = nn.Conv2d(3, 8, 4, 2, 1)
+    images = torch.randn(2, 3, 16, 16)
+    operations, traffic = limit.count_work(lambda: convolution(images))
+    assert operations == 2 * (2 * 8 * 8 * 8) * (3 * 4 * 4)  # multiply-adds of each of the outputs
+    assert traffic == 4 * (2 * 3 * 16 * 16 + 8 * 3 * 4 * 4 + 8 + 2 * 8 * 8 * 8)
+    left, right = torch.randn(5, 7), torch.randn(7, 11)
+    assert limit.count_work(lambda: (left @ right).relu()) == (2 * 5 * 7 * 11, 4 * (5 * 7 + 7 * 11 + 5 * 11))
+
+
+def test_rates_are_those_of_a_clock(monkeypatch) -> None:
+    monkeypatch.setattr(limit, "_fastest", lambda call, _: call() is not None and 0.5)
+    assert limit.matrix_multiply_rate(torch.float32, "cpu") == 2 * 4096**3 / 0.5
+    assert limit.copy_bandwidth("cpu") == 2 * 2**28 / 0.5
+
+
+def test_candidates_are_timed_in_turn(monkeypatch) -> None:
+    order, clock = [], iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    times = timing.interleave({name: lambda name=name: order.append(name) for name in "ab"}, 0.0, "title")
+    assert order == ["a", "b"] * 4  # one round of warm-up, three that count
+    assert times["a"].tolist() == times["b"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_summary_is_the_median_and_the_quartiles() -> None:
+    summary = timing.summarize(np.array([0.004, 0.001, 0.002, 0.100, 0.003]))
+    assert summary == {"ms": 3.0, "ms_q25": 2.0, "ms_q75": 4.0, "rounds": 5}
+
+
+def test_peers_have_the_shapes_that_training_gives_them() -> None:
+    size, count = 64, 4
+    images = torch.rand(count, 3, size, size)
+    trained = PatchcoreModel(layers=["layer2", "layer3"], backbone="wide_resnet50_2", pre_trained=False).train()
+    trained(images)
+    trained.subsample_embedding(peers.CORESET_RATIO)
+    assert peers.build("PatchCore", size, count).memory_bank.shape == trained.memory_bank.shape
+
+    padim = PadimModel(backbone="resnet18", layers=["layer1", "layer2", "layer3"], pre_trained=False).train()
+    padim(images)
+    padim.fit()
+    built = peers.build("PaDiM", size, count)
+    assert built.gaussian.mean.shape == padim.gaussian.mean.shape
+    assert built.gaussian.inv_covariance.shape == padim.gaussian.inv_covariance.shape
+
+
+@pytest.mark.parametrize("name", sorted(set(peers.MODELS) - {"PatchCore"}))
+def test_peers_score_images(name) -> None:
+    images = torch.rand(2, 3, 256, 256)
+    with torch.no_grad():
+        assert len(peers.build(name, 256)(images).pred_score) == 2
+
+
+@pytest.mark.parametrize("runtime", ["openvino-f32", "openvino", "openvino-int8"])
+def test_runtimes_compute_the_same(runtime) -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    model = DaadModel(**SMALL).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    expected = model(images)
+    score, anomaly_map = runtimes.load(runtime, model, images)().values()
+    tolerance = 1e-4 if runtime == "openvino-f32" else 0.05
+    np.testing.assert_allclose(score.squeeze(), expected.pred_score, rtol=tolerance)
+    np.testing.assert_allclose(anomaly_map, expected.anomaly_map, rtol=tolerance, atol=tolerance)
+
+
+def test_steps_train_the_model() -> None:
+    """What is timed learns: the loss falls, in the plain version as in the fast one."""
+    images = torch.linspace(-1, 1, 128).expand(4, 3, 128, 128)
+    for build in (lambda: training._daad(images, True, None), lambda: training._plain(images)):
+        torch.manual_seed(0)
+        step = build()
+        model = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, nn.Module))
+        network = getattr(model, "model", model)
+        before = (network.autoencoder(images) - images).square().mean()
+        for _ in range(5):
+            step()
+        assert (network.autoencoder(images) - images).square().mean() < 0.8 * before
+
+
+def test_growth_has_a_row_for_each_point(monkeypatch, tmp_path) -> None:
+    calls = []
+    monkeypatch.setattr(peers, "build", lambda name, *sizes: calls.append((name, *sizes)) or nn.Identity())
+    monkeypatch.setattr(inference, "DaadModel", lambda size, num_items: calls.append((size[0], num_items)) or nn.ReLU())
+    rows = inference.grow(0.0, "cpu", sizes=(128, 256))
+    assert (128, 500) in calls
+    assert (256, 4000) in calls
+    assert ("PatchCore", 256, 800) in calls
+    assert {row["curve"] for row in rows} == {"image size", "memory items", "training images"}
+    report.plot_growth(rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_table_round_trip(tmp_path) -> None:
+    rows = [{"a": 1, "b": "x"}, {"a": 2, "c": None}]
+    report.write_table(rows, tmp_path / "t.csv")
+    assert report.read_table(tmp_path / "t.csv") == [{"a": "1", "b": "x", "c": ""}, {"a": "2", "b": "", "c": ""}]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert report.to_markdown(rows) == "| a | b | c |\n| --- | --- | --- |\n| 1 | x |  |\n| 2 |  |  |\n"
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(limit, "matrix_multiply_rate", lambda *_: 2e9)
+    monkeypatch.setattr(limit, "copy_bandwidth", lambda _: 3e9)
+    chosen = {"models": ["DAAD"], "runtimes": ["torch"], "image_size": 128, "batch_sizes": [1], "seconds": 0.0}
+    monkeypatch.setattr(inference, "share", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        speed(tmp_path, parts=["limit", "inference", "inference_parts"], **chosen)
+    first = (tmp_path / "inference.csv").read_text()
+    with (tmp_path / "limit.csv").open() as file:
+        assert [float(row["value"]) for row in csv.DictReader(file)] == [2.0, 2.0, 3.0]
+
+    monkeypatch.setattr(inference, "share", lambda *_: [{"part": "whole"}])
+    speed(tmp_path, parts=["limit", "inference", "inference_parts"], **chosen)
+    assert (tmp_path / "inference.csv").read_text() == first
+    text = (tmp_path / "speed.md").read_text()
+    assert "| whole |" in text
+    assert "## growth\n\nNot measured." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"runtimes": ["tensorrt"]}, ["tensorrt", "openvino-int8"]),
+        ({"device": "cuda"}, ["CUDA", "--device cpu"]),
+        ({"device": "tpu"}, ["tpu", "cuda"]),
+        ({"models": ["Resnet"]}, ["Resnet", "PatchCore"]),
+        ({"parts": ["all"]}, ["all", "inference"]),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, words) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=words[0]) as error:
+        speed(tmp_path / "out", **arguments)
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_openvino_is_one_sentence(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"openvino is not installed.*anomalib-daad\[openvino\]"):
+        speed(tmp_path, runtimes=["openvino"])
+
+
+def test_the_command_says_it_in_one_line(tmp_path) -> None:
+    code = "from anomalib_daad.command_line import main; main()"
+    command = [sys.executable, "-c", code, "speed", "--output", str(tmp_path), "--runtimes", "[nosuch]"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines()[-1].startswith("anomalib-daad: error: Unknown runtime nosuch; choose")
+    assert "Traceback" not in run.stderr
