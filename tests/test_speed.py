@@ -88,15 +88,10 @@ def test_runtimes_compute_the_same(runtime) -> None:
 def test_steps_train_the_model() -> None:
     """What is timed learns: the loss falls, in the plain version as in the fast one."""
     images = torch.linspace(-1, 1, 128).expand(4, 3, 128, 128)
-    for build in (lambda: training._daad(images, True, None), lambda: training._plain(images)):
-        torch.manual_seed(0)
-        step = build()
-        model = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, nn.Module))
-        network = getattr(model, "model", model)
-        before = (network.autoencoder(images) - images).square().mean()
-        for _ in range(5):
-            step()
-        assert (network.autoencoder(images) - images).square().mean() < 0.8 * before
+    torch.manual_seed(0)
+    for step in (training._daad(images, True, None), training._plain(images)):
+        losses = [float(step()) for _ in range(6)]
+        assert losses[-1] < 0.9 * losses[0]
 
 
 def test_growth_has_a_row_for_each_point(monkeypatch, tmp_path) -> None:

@@ -31,7 +31,7 @@ from . import peers, timing
 
 SMALLEST_EFFICIENT_AD = 256  # its autoencoder takes no smaller images
 Row = dict[str, Any]
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) -> Step:
@@ -39,7 +39,7 @@ def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) ->
     optimizers = model.configure_optimizers()
     images = images.contiguous(memory_format=torch.channels_last)
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
             _, losses = model.losses(images)
         for optimizer, loss in zip(optimizers, losses, strict=True):
@@ -47,6 +47,7 @@ def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) ->
             loss.backward(inputs=optimizer.param_groups[0]["params"], retain_graph=loss is not losses[-1])
         for optimizer in optimizers:
             optimizer.step()
+        return losses[0].detach()
 
     return step
 
@@ -58,7 +59,7 @@ def _plain(images: torch.Tensor) -> Step:
     optimizers = [torch.optim.Adam(net.parameters(), lr=2e-4) for net in (model.autoencoder, discriminator)]
     generator_loss, discriminator_loss = GeneratorLoss(), DiscriminatorLoss()
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         reconstructions = model.autoencoder(images)
         terms = generator_loss(images, reconstructions, discriminator(images), discriminator(reconstructions))
         optimizers[0].zero_grad()
@@ -68,6 +69,7 @@ def _plain(images: torch.Tensor) -> Step:
         optimizers[1].zero_grad()
         discriminator_loss(real.logits, fake.logits).backward()
         optimizers[1].step()
+        return terms.total.detach()
 
     return step
 
