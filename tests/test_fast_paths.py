@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What was made fast gives the scores, weights and gradients of the plain version."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d, conv_transpose2d, cosine_similarity
+
+from anomalib_daad.autoencoder import DROP_WIDTH
+from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.torch_model import DaadModel
+
+SMALL = {"image_size": (64, 64), "division_rates": (4, 4, 1), "num_items": 40, "base_channels": 8}
+
+
+def plain_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
+    """Eq. 1 and 2 with PyTorch's cosine, softmax and fold, no product shared or cached, the drop's ramp as it is."""
+    kernel = memory.block_shape[1:]
+    queries = nn.functional.unfold(features.contiguous(), kernel, stride=kernel).transpose(1, 2)  # (B, Q, D)
+    cosines = torch.stack([cosine_similarity(queries, item, dim=-1) for item in memory.items], dim=-1)
+    weights = torch.softmax(cosines, dim=-1)  # (B, Q, N)
+    below = torch.log(weights.detach() * len(memory.items))
+    weights = weights * (1 + below / DROP_WIDTH).clamp(0, 1)
+    return nn.functional.fold((weights @ memory.items).transpose(1, 2), features.shape[2:], kernel, stride=kernel)
+
+
+def convolution_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
+    """The same as a strided convolution with the items for kernels, and its transpose."""
+    kernel = memory.block_shape[1:]
+    items = memory.items.reshape(-1, *memory.block_shape)
+    norms = conv2d(features.square(), torch.ones_like(items[:1]), stride=kernel).sqrt()
+    cosines = conv2d(features, items, stride=kernel) / (norms * memory.items.norm(dim=1)[:, None, None])
+    weights = torch.softmax(cosines, dim=1)  # (B, N, r_h, r_w)
+    below = torch.log(weights.detach() * len(items))
+    return conv_transpose2d(weights * (1 + below / DROP_WIDTH).clamp(0, 1), items, stride=kernel)
+
+
+def plain_copy(model: DaadModel, read) -> DaadModel:
+    """The same weights in the default memory format, without in-place activations, with another read."""
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    for module in plain.modules():
+        if isinstance(module, BlockMemory):
+            module.forward = read.__get__(module)
+        elif isinstance(module, (nn.ReLU, nn.LeakyReLU)):
+            module.inplace = False
+    return plain
+
+
+@pytest.fixture
+def model() -> DaadModel:
+    """A model as the Lightning module makes it, with batch-norm statistics and items of no special scale."""
+    torch.manual_seed(0)
+    model = DaadModel(**SMALL).to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+        elif isinstance(module, BlockMemory):
+            module.items.data *= torch.rand(len(module.items), 1) * 3
+    return model
+
+
+@pytest.mark.parametrize("read", [plain_read, convolution_read])
+def test_scores_and_maps(model, read) -> None:
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    model.eval()
+    with torch.no_grad():
+        model(images)  # from here on with cached norms
+        expected = plain_copy(model, read)
+        for part, other in zip(model.scores(images), expected.scores(images), strict=True):
+            torch.testing.assert_close(part, other, rtol=0, atol=1e-4)
+        output, plain = model(images), expected(images)
+    torch.testing.assert_close(output.pred_score, plain.pred_score, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output.anomaly_map, plain.anomaly_map, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("read", [plain_read, convolution_read])
+def test_gradients(model, read) -> None:
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    gradients = []
+    for network in (model.double(), plain_copy(model.double(), read)):
+        output = network.train()(images.double())
+        loss = (output.reconstructions - images).square().mean()
+        loss = loss + (output.fake.features - output.real.features).square().mean()
+        gradients.append(torch.autograd.grad(loss, list(network.autoencoder.parameters())))
+    for gradient, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-6, atol=1e-12)
+
+
+def test_cached_norms_follow_the_items(model) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    model.eval()
+    with torch.no_grad():
+        before = model(images).pred_score
+        for memory in model.autoencoder.memories:
+            memory.items.data[::2] *= -1
+            memory.items.mul_(1)
+        after = model(images).pred_score
+        assert not torch.equal(before, after)
+        torch.testing.assert_close(after, plain_copy(model, plain_read)(images).pred_score, rtol=0, atol=1e-4)
