@@ -7,7 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_daad.autoencoder import MemoryAutoencoder
+from anomalib_daad.autoencoder import MemoryAutoencoder, UpConvolution
 from anomalib_daad.discriminator import Discriminator
 from anomalib_daad.torch_model import DaadModel, TrainingOutput
 
@@ -171,3 +171,12 @@ def test_bad_arguments_are_named(arguments, words) -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"3, 32, 32.*3, 64, 64.*image_size"):
         small_model().eval()(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("channels", "bias"), [((6, 4), True), ((5, 3), False), ((1, 1), True)])
+def test_exported_up_convolution_is_the_transposed_convolution(channels, bias) -> None:
+    layer = UpConvolution(*channels, bias=bias).double().eval()
+    features = torch.randn(2, channels[0], 5, 7, dtype=torch.float64)
+    exported = torch.export.export(layer, (features,))
+    assert "conv_transpose" not in exported.graph_module.code
+    torch.testing.assert_close(exported.module()(features), layer(features), rtol=0, atol=1e-12)

@@ -7,6 +7,7 @@ import multiprocessing
 import resource
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,13 +203,13 @@ def profile_openvino(size: int, batch_sizes: Sequence[int], passes: int = 20) ->
     return [row for row in rows if row["share"] >= 0.005]
 
 
-def _peak(name: str, runtime: str, size: int, queue: Any) -> None:
+def _peak(name: str, size: int) -> float:
     images = _images(1, size)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    call = runtimes.load(runtime, peers.build(name, size), images)
+    call = runtimes.load("torch", peers.build(name, size), images)
     for _ in range(3):
         call()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
 
 
 def weigh(models: Sequence[str], size: int) -> list[Row]:
@@ -225,11 +226,8 @@ def weigh(models: Sequence[str], size: int) -> list[Row]:
     context = multiprocessing.get_context("spawn")
     rows = []
     for name in models:
-        queue = context.Queue()
-        process = context.Process(target=_peak, args=(name, "torch", size, queue))
-        process.start()
-        peak = queue.get(timeout=600)
-        process.join()
+        with ProcessPoolExecutor(1, context) as fresh_process:
+            peak = fresh_process.submit(_peak, name, size).result()
         model = peers.build(name, size)
         row: Row = {"model": name, "size": size, "peak_mb": round(peak, 1)}
         row["weights_mb"] = round(sum(t.nbytes for t in model.state_dict().values()) / 1e6, 1)
