@@ -4,7 +4,6 @@
 
 import logging
 import multiprocessing
-import resource
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -203,13 +202,23 @@ def profile_openvino(size: int, batch_sizes: Sequence[int], passes: int = 20) ->
     return [row for row in rows if row["share"] >= 0.005]
 
 
-def _peak(name: str, size: int) -> float:
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))  # kB
+
+
+def _peak(name: str, size: int) -> float | None:
+    """Megabytes that building and calling a model adds to the peak of this process; None where Linux does not tell."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
     images = _images(1, size)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset.write_text("5")  # the peak so far is that of the imports
+    before = _resident("VmRSS")
     call = runtimes.load("torch", peers.build(name, size), images)
     for _ in range(3):
         call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
+    return round((_resident("VmHWM") - before) / 1024, 1)
 
 
 def weigh(models: Sequence[str], size: int) -> list[Row]:
@@ -229,7 +238,7 @@ def weigh(models: Sequence[str], size: int) -> list[Row]:
         with ProcessPoolExecutor(1, context) as fresh_process:
             peak = fresh_process.submit(_peak, name, size).result()
         model = peers.build(name, size)
-        row: Row = {"model": name, "size": size, "peak_mb": round(peak, 1)}
+        row: Row = {"model": name, "size": size, "peak_mb": peak}
         row["weights_mb"] = round(sum(t.nbytes for t in model.state_dict().values()) / 1e6, 1)
         rows.append(row | _openvino_sizes(model, _images(1, size)))
     return rows
