@@ -8,6 +8,7 @@ import pytest
 from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_daad import Daad, DemoTextures
+from anomalib_daad.speed import peers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -17,8 +18,16 @@ def load(name: str, *overrides: str) -> AnomalibCLI:
 
 
 def test_no_config_is_forgotten() -> None:
-    names = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "demo.yaml"}
+    names = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "daad_plus_small.yaml", "demo.yaml"}
     assert {path.name for path in CONFIGS.glob("*.yaml")} == names
+
+
+def test_small_preset_is_the_one_that_is_timed() -> None:
+    weights = load("daad_plus_small.yaml").model.model.state_dict()
+    timed = peers.build("DAAD+ small", 256).state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in timed.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "adversarial"), [("daad.yaml", False), ("daad_plus.yaml", True)])
