@@ -58,33 +58,28 @@ def compare(
     rates = {dtype: limit.matrix_multiply_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     bandwidth = limit.copy_bandwidth(device)
     rows = []
-    for runtime in names:
-        dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16  # int8 is mixed with it
-        for batch_size in batch_sizes:
-            images = _images(batch_size, size)
-            built = {name: peers.build(name, size) for name in models}
+    for batch_size in batch_sizes:
+        images = _images(batch_size, size)
+        built = {name: peers.build(name, size) for name in models}
+        with torch.no_grad():
+            work = {name: limit.count_work(partial(model, images)) for name, model in built.items()}
+        for runtime in names:
+            dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16  # int8 is mixed with it
             calls = {name: _load(runtime, model, images, device) for name, model in built.items()}
             running = {name: call for name, call in calls.items() if call is not None}
             times = timing.interleave(running, seconds, f"{runtime}, batch size {batch_size}")
-            for name, model in built.items():
+            for name, (operations, traffic) in work.items():
                 row: Row = {"model": name, "runtime": runtime, "size": size, "batch_size": batch_size}
                 if name not in running:
                     rows.append(row | {"note": "does not export"})
                     continue
                 summary = timing.summarize(times[name])
-                with torch.no_grad():
-                    operations, traffic = limit.count_work(partial(model.to("cpu"), images))
                 least = max(operations / rates[dtype], traffic * dtype.itemsize / 4 / bandwidth)
-                rows.append(
-                    row
-                    | summary
-                    | {
-                        "images_per_second": round(1e3 * batch_size / summary["ms"], 2),
-                        "gflop": round(operations / 1e9, 2),
-                        "fraction_of_matmul_rate": round(operations / rates[dtype] / (summary["ms"] / 1e3), 3),
-                        "fraction_of_limit": round(least / (summary["ms"] / 1e3), 3),
-                    }
-                )
+                row |= summary | {"images_per_second": round(1e3 * batch_size / summary["ms"], 2)}
+                row["gflop"] = round(operations / 1e9, 2)
+                row["fraction_of_matmul_rate"] = round(operations / rates[dtype] / (summary["ms"] / 1e3), 3)
+                row["fraction_of_limit"] = round(least / (summary["ms"] / 1e3), 3)
+                rows.append(row)
     for row in rows:
         row["times_patchcore"] = _ratio(row, rows, "PatchCore")
         row["times_padim"] = _ratio(row, rows, "PaDiM")

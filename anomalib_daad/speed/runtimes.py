@@ -6,7 +6,8 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from ..torch_model import DaadModel
 if TYPE_CHECKING:
     import openvino
 
+_CONVERTED: WeakKeyDictionary[nn.Module, tuple[torch.Size, Any]] = WeakKeyDictionary()  # conversion takes long
 RUNTIMES = ("torch", "openvino-f32", "openvino", "openvino-int8")
 
 
@@ -74,11 +76,16 @@ def to_openvino(model: nn.Module, images: torch.Tensor) -> "openvino.Model":
     """
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(_Outputs(model).eval(), (images,), str(path), dynamo=True, opset_version=18, verbose=False)
-        return openvino.convert_model(path)
+    shape, converted = _CONVERTED.get(model, (None, None))
+    if shape != images.shape:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            outputs = _Outputs(model).eval()
+            torch.onnx.export(outputs, (images,), str(path), dynamo=True, opset_version=18, verbose=False)
+            converted = openvino.convert_model(path)
+        _CONVERTED[model] = images.shape, converted
+    return converted
 
 
 def to_int8(model: nn.Module, converted: "openvino.Model", images: torch.Tensor) -> "openvino.Model":
