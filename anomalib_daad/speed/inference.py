@@ -120,10 +120,16 @@ def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512
         points.append(("training images", count, "DAAD+", partial(daad, 256, 500), 256))
         points.append(("training images", count, "PatchCore", partial(peers.build, "PatchCore", 256, count), 256))
     rows = []
-    for curve, value, name, build, size in points:
-        call = runtimes.load("torch", build(), _images(1, size), device)
-        times = timing.interleave({name: call}, seconds, f"{curve} {value}")
-        rows.append({"curve": curve, "value": value, "model": name} | timing.summarize(times[name]))
+    for curve in dict.fromkeys(point[0] for point in points):
+        on_curve = [point for point in points if point[0] == curve]
+        calls = {
+            f"{value} {name}": runtimes.load("torch", build(), _images(1, size), device)
+            for _, value, name, build, size in on_curve
+        }
+        times = timing.interleave(calls, seconds * len(calls), f"latency against {curve}")
+        for _, value, name, _, _ in on_curve:
+            summary = timing.summarize(times[f"{value} {name}"])
+            rows.append({"curve": curve, "value": value, "model": name} | summary)
     return rows
 
 

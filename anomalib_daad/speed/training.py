@@ -225,15 +225,15 @@ class _TimeParts(Callback):
         self.stopwatch.stop("optimizers")
 
 
-def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int = 6) -> list[Row]:
+def share(size: int, batch_size: int, device: str, epoch: int = 26, epochs: int = 2) -> list[Row]:
     """Train DAAD+ through anomalib's Engine on PNG files and time its parts.
 
     Args:
         size (int): Height and width of the model's images; the files are of 256 pixels.
         batch_size (int): Images a step.
         device (str): ``"cpu"`` or ``"cuda"``.
-        steps (int): Steps that count. Defaults to ``30``.
-        warm_up (int): Steps before. Defaults to ``6``.
+        epoch (int): Steps of an epoch. Defaults to ``26``, as with bottle.
+        epochs (int): Epochs that count, after a first one that reads the files. Defaults to ``2``.
 
     Returns:
         list[Row]: One row a part: milliseconds a step and share. ``data and host code`` is all between two steps.
@@ -242,7 +242,7 @@ def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         (Path(folder) / "good").mkdir()
-        for index in range(4 * batch_size):
+        for index in range(epoch * batch_size):
             noise = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(f"{folder}/good/{index}.png")
         datamodule = Folder(
@@ -254,12 +254,11 @@ def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int
             test_split_mode="none",
             val_split_mode="none",
         )
-        timer = _TimeParts(_Stopwatch(device), warm_up)
+        timer = _TimeParts(_Stopwatch(device), epoch)
         engine = Engine(
             accelerator="gpu" if device == "cuda" else "cpu",
             devices=1,
-            max_steps=steps + warm_up,
-            max_epochs=-1,
+            max_epochs=1 + epochs,
             precision="bf16-mixed",
             limit_val_batches=0,
             default_root_dir=folder,
@@ -269,6 +268,7 @@ def share(size: int, batch_size: int, device: str, steps: int = 30, warm_up: int
             enable_model_summary=False,
         )
         engine.fit(Daad((size, size), seed=0), datamodule=datamodule)
+    steps = epoch * epochs
     total = sum(timer.stopwatch.seconds.values())
     for part, seconds in timer.stopwatch.seconds.items():
         rows.append({"part": part, "size": size, "batch_size": batch_size, "ms": round(1e3 * seconds / steps, 2)})
