@@ -177,10 +177,10 @@ class BlockMemory(nn.Module):
 
     def _cosine_similarity(self, queries: torch.Tensor) -> torch.Tensor:
         """Cosine of every query with every item, 0 for a zero vector: ``(B, Q, D) -> (B, Q, N)``."""
-        # Scaling the products in place of the vectors spares passes over all of D, forth and back.
-        products = queries @ self.items.T
-        products = products.to(torch.promote_types(products.dtype, torch.float32))
-        return products * _inverse_norm(queries) * self._inverse_item_norms()
+        # Scaling the products in place of the items spares passes over all of them; products with queries that are not
+        # scaled would overflow float16.
+        products = (queries * _inverse_norm(queries)).to(self.items.dtype) @ self.items.T
+        return products.to(torch.promote_types(products.dtype, torch.float32)) * self._inverse_item_norms()
 
     def _inverse_item_norms(self) -> torch.Tensor:
         """``1 / ||m_i||``, shape ``(N,)``; at inference computed once for each state of the items."""

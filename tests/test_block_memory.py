@@ -96,6 +96,17 @@ def test_read_equals_reference(shape, rates, num_items, temperature, renormalize
     torch.testing.assert_close(read.double(), reference_read(memory, features), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_products_do_not_overflow_float16(autocast) -> None:
+    memory = BlockMemory((64, 32, 32), (2, 2, 1), 5)
+    features = memory.assemble(6 * memory.items.detach()[None, :4])  # 6 * 16384 is beyond float16
+    expected = memory.address(features)
+    if not autocast:
+        memory, features = memory.half(), features.half()
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        torch.testing.assert_close(memory.address(features), expected, rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_read_in_half_precision_is_near_the_reference(dtype, tolerance) -> None:
     torch.manual_seed(0)
