@@ -111,7 +111,8 @@ class UpConvolution(nn.ConvTranspose2d):
         kernel = kernel.permute(1, 3, 5, 0, 2, 4).reshape(4 * self.out_channels, self.in_channels, 2, 2)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         phases = conv2d(features, kernel, bias, padding=1)  # (B, 4 out, H + 1, W + 1)
-        return pixel_shuffle(phases, 2)[..., 1:-1, 1:-1]
+        inside = pixel_shuffle(phases, 2)[..., 1:-1, 1:-1]
+        return inside.contiguous()  # an activation in place would be exported as a write into the margins
 
 
 class Decoder(nn.Module):

@@ -26,7 +26,7 @@ See Also:
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from .block_memory import MemoryInit
 from .distributed import average, gather
 from .image_cache import cache_images
+from .inference_model import for_inference
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .pre_processor import AntialiasPreProcessor
 from .quantization import quantize
@@ -362,8 +363,30 @@ class Daad(AnomalibModule):
         msg += "Build the model with the arguments that it was trained with, or load another checkpoint."
         raise ValueError(msg)
 
+    @contextmanager
+    def _rewritten_for_inference(self) -> Iterator[None]:
+        trained = self.model
+        self.model = for_inference(trained)
+        try:
+            yield
+        finally:
+            self.model = trained
+
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export for :class:`anomalib.deploy.TorchInferencer`, rewritten by :func:`for_inference`.
+
+        Args:
+            args: As anomalib's ``to_torch``.
+            kwargs: As anomalib's ``to_torch``.
+
+        Returns:
+            Path: Path to the exported model.
+        """
+        with self._rewritten_for_inference():
+            return super().to_torch(*args, **kwargs)
+
     def to_onnx(self, *args: Any, opset_version: int = 18, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export to ONNX.
+        """Export to ONNX, rewritten by :func:`for_inference`.
 
         Args:
             args: As anomalib's ``to_onnx``.
@@ -374,7 +397,9 @@ class Daad(AnomalibModule):
         Returns:
             Path: Path to the exported model.
         """
-        return super().to_onnx(*args, opset_version=opset_version, **kwargs)
+        self.eval()
+        with self._rewritten_for_inference():
+            return super().to_onnx(*args, opset_version=opset_version, **kwargs)
 
     def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None

@@ -11,6 +11,8 @@ from torch.nn.functional import conv2d, conv_transpose2d, cosine_similarity
 
 from anomalib_daad.autoencoder import DROP_WIDTH
 from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.inference_model import ImageSpaceRead, for_inference
+from anomalib_daad.speed.limit import count_work
 from anomalib_daad.torch_model import DaadModel
 
 SMALL = {"image_size": (64, 64), "division_rates": (4, 4, 1), "num_items": 40, "base_channels": 8}
@@ -49,11 +51,10 @@ def plain_copy(model: DaadModel, read) -> DaadModel:
     return plain
 
 
-@pytest.fixture
-def model() -> DaadModel:
+def make_model(**arguments) -> DaadModel:
     """A model as the Lightning module makes it, with batch-norm statistics and items of no special scale."""
     torch.manual_seed(0)
-    model = DaadModel(**SMALL).to(memory_format=torch.channels_last)
+    model = DaadModel(**{**SMALL, **arguments}).to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -61,6 +62,11 @@ def model() -> DaadModel:
         elif isinstance(module, BlockMemory):
             module.items.data *= torch.rand(len(module.items), 1) * 3
     return model
+
+
+@pytest.fixture
+def model() -> DaadModel:
+    return make_model()
 
 
 @pytest.mark.parametrize("read", [plain_read, convolution_read])
@@ -101,3 +107,55 @@ def test_cached_norms_follow_the_items(model) -> None:
         after = model(images).pred_score
         assert not torch.equal(before, after)
         torch.testing.assert_close(after, plain_copy(model, plain_read)(images).pred_score, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("read", [plain_read, convolution_read])
+@pytest.mark.parametrize(
+    ("arguments", "in_image_space"),
+    [
+        ({}, True),
+        ({"adversarial": False, "num_scales": 2}, True),
+        ({"num_scales": 1}, False),  # no other scale beside the finest
+        ({"division_rates": (1, 2, 1)}, True),
+        ({"division_rates": (4, 1, 1), "image_size": (64, 48)}, True),
+        ({"division_rates": (1, 1, 1), "base_channels": 3}, False),  # an image has as many pixels
+    ],
+)
+def test_rewritten_for_inference(read, arguments, in_image_space) -> None:
+    model = make_model(**{"base_channels": 32, **arguments})
+    images = torch.rand(3, 3, *model.image_size) * 2 - 1
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rewritten = for_inference(model)
+    plain = plain_copy(model, read).eval()
+    with torch.no_grad():
+        for part, other in zip(rewritten.scores(images), plain.scores(images), strict=True):
+            if part is not None:
+                torch.testing.assert_close(part, other, rtol=0, atol=1e-4)
+        torch.testing.assert_close(rewritten(images).anomaly_map, plain(images).anomaly_map, rtol=0, atol=1e-5)
+    assert isinstance(rewritten.autoencoder.memories[0], ImageSpaceRead) == in_image_space
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in rewritten.modules())
+    assert model.training
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("rates", [(2, 2, 2), (1, 1, 2)])
+def test_items_of_channel_groups_are_read_in_image_space(rates) -> None:
+    """With r_c > 1 an item becomes another patch for each group; PyTorch's fold is of no use as a reference here."""
+    model = make_model(division_rates=rates, base_channels=32).eval()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    rewritten = for_inference(model)
+    assert isinstance(rewritten.autoencoder.memories[0], ImageSpaceRead)
+    with torch.no_grad():
+        expected = model.autoencoder.double()(images.double())
+        torch.testing.assert_close(rewritten.autoencoder(images).double(), expected, rtol=0, atol=1e-4)
+
+
+def test_rewriting_saves_operations() -> None:
+    model = DaadModel(image_size=(64, 64), num_items=100, division_rates=(2, 2, 1), base_channels=32).eval()
+    images = torch.rand(1, 3, 64, 64)
+    rewritten = for_inference(model)
+    with torch.no_grad():
+        before, _ = count_work(lambda: model.autoencoder(images))
+        after, _ = count_work(lambda: rewritten.autoencoder(images))
+    assert after < before

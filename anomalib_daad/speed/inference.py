@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..inference_model import for_inference
 from ..torch_model import DaadModel
 from . import limit, peers, runtimes, timing
 
@@ -108,8 +109,7 @@ def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512
 
     def daad(size: int, num_items: int) -> nn.Module:
         torch.manual_seed(0)
-        model = DaadModel((size, size), num_items=num_items).eval()
-        return model.to(memory_format=torch.channels_last)
+        return for_inference(DaadModel((size, size), num_items=num_items))
 
     points: list[tuple[str, int, str, Callable[[], nn.Module], int]] = []
     points += [("image size", size, "DAAD+", partial(daad, size, 500), size) for size in sizes]
@@ -209,14 +209,14 @@ def _resident(key: str) -> int:
 
 
 def _peak(name: str, size: int) -> float | None:
-    """Megabytes that building and calling a model adds to the peak of this process; None where Linux does not tell."""
+    """Megabytes that a process needs at most to call a model, beyond the imports; None where Linux does not tell."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
     images = _images(1, size)
-    reset.write_text("5")  # the peak so far is that of the imports
     before = _resident("VmRSS")
     call = runtimes.load("torch", peers.build(name, size), images)
+    reset.write_text("5")  # the peak so far is that of building
     for _ in range(3):
         call()
     return round((_resident("VmHWM") - before) / 1024, 1)
@@ -230,8 +230,8 @@ def weigh(models: Sequence[str], size: int) -> list[Row]:
         size (int): Height and width of the images.
 
     Returns:
-        list[Row]: One row a model: megabytes that building and calling it adds to the peak memory of a fresh process
-        (PyTorch, batch size 1), of its weights in float32, and of its OpenVINO files.
+        list[Row]: One row a model: megabytes that calling it adds at most to the memory of a fresh process (PyTorch,
+        batch size 1), of its weights in float32, and of its OpenVINO files.
     """
     context = multiprocessing.get_context("spawn")
     rows = []

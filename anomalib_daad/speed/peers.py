@@ -18,6 +18,7 @@ from anomalib.models.image.padim.torch_model import PadimModel
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
+from ..inference_model import for_inference
 from ..torch_model import DaadModel
 
 CORESET_RATIO = 0.1
@@ -76,6 +77,4 @@ def build(name: str, size: int, num_images: int = 209) -> Any:
     """
     torch.manual_seed(0)
     model = MODELS[name](size, num_images).eval()
-    if isinstance(model, DaadModel):
-        model = model.to(memory_format=torch.channels_last)
-    return model
+    return for_inference(model) if isinstance(model, DaadModel) else model
