@@ -101,7 +101,7 @@ class UpConvolution(nn.ConvTranspose2d):
         Returns:
             torch.Tensor: Features, shape ``(B, out_channels, 2 H, 2 W)``.
         """
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_exporting():
             return super().forward(features, output_size)
         # Rows 2i - 1 and 2i of the result (phases 0 and 1) see rows i - 1 and i of the features through the kernel's
         # rows 2 and 0, or 3 and 1; columns likewise.

@@ -2,9 +2,10 @@
 
 """A trained model rewritten for inference: the same scores from fewer operations.
 
-Batch norm is folded into the convolutions. The finest memory is read in image space: what it returns reaches the image
-through one transposed convolution, so its items go through that convolution once, here, and each block reads a patch
-of the image with 3 channels in place of a block of features with many.
+Batch norm is folded into the convolutions. Items are kept in the order of channels_last features, so that blocks are
+cut from them in whole rows. The finest memory is read in image space: what it returns reaches the image through one
+transposed convolution alone, so its items go through that convolution once, here, and a block then reads a patch of
+the image with 3 channels in place of features with many.
 
 Example:
     >>> import torch
@@ -18,13 +19,14 @@ Example:
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import conv_transpose2d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .autoencoder import Decoder, UpConvolution
+from .autoencoder import UpConvolution
 from .block_memory import BlockMemory
 from .torch_model import DaadModel
 
@@ -39,25 +41,37 @@ def for_inference(model: DaadModel) -> DaadModel:
         DaadModel: Model in evaluation mode with the same scores and maps, which cannot be trained.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            convolution, norm, *others = module
-            transposed = isinstance(convolution, nn.ConvTranspose2d)
-            folded = fuse_conv_bn_eval(convolution, norm, transposed)
-            model.set_submodule(name, nn.Sequential(folded, *others))
-    autoencoder = model.autoencoder
-    finest, *coarser = autoencoder.memories
-    autoencoder.memories = nn.ModuleList(ChannelsLastMemory(memory) for memory in (finest, *coarser))
-    if coarser:
-        decoder = ImageSpaceDecoder(autoencoder.decoder)
-        read = ImageSpaceRead(finest, decoder.skip_weight)
-        if read.saves:
-            autoencoder.memories[0], autoencoder.decoder = read, decoder
+    _fold_batch_norm(model)
+    _rewrite_memories(model.autoencoder)
     return model.to(memory_format=torch.channels_last)
 
 
+def _fold_batch_norm(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        match list(module):
+            case [nn.Conv2d() | nn.ConvTranspose2d() as convolution, nn.BatchNorm2d() as norm, *others]:
+                folded = fuse_conv_bn_eval(convolution, norm, isinstance(convolution, nn.ConvTranspose2d))
+                model.set_submodule(name, nn.Sequential(folded, *others))
+
+
+def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
+    memories: list[nn.Module] = [ChannelsLastMemory(memory) for memory in autoencoder.memories]
+    finest = autoencoder.memories[0]
+    *hidden, last = autoencoder.decoder.scales
+    if hidden:
+        convolution, activation = last
+        from_decoder, from_finest = convolution.weight.detach().chunk(2)
+        read = ImageSpaceRead(finest, from_finest)
+        if math.prod(read.patch_shape) < math.prod(finest.block_shape):
+            memories[0] = read
+            autoencoder.decoder = ImageSpaceDecoder(hidden, from_decoder, convolution.bias.detach(), activation)
+    autoencoder.memories = nn.ModuleList(memories)
+
+
 class ChannelsLastMemory(BlockMemory):
-    """Memory whose blocks are flattened in the order row, column, channel: cut from channels_last features in rows.
+    """Memory whose blocks are flattened in the order row, column, channel, as channels_last features hold them.
 
     Args:
         memory (BlockMemory): Memory to take over.
@@ -66,10 +80,18 @@ class ChannelsLastMemory(BlockMemory):
     def __init__(self, memory: BlockMemory) -> None:
         options = (memory.temperature, memory.renormalize, memory.drop_width)
         super().__init__(memory.feature_shape, memory.division_rates, len(memory.items), *options)
-        items = memory.items.detach().unflatten(1, self.block_shape).permute(0, 2, 3, 1)
+        items = memory.items.detach().unflatten(1, self.block_shape).permute(0, 2, 3, 1)  # (N, h, w, c)
         self.items = nn.Parameter(items.flatten(1), requires_grad=False)
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:
+        """Divide a feature map into flattened blocks.
+
+        Args:
+            features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Queries, shape ``(B, Q, D)``.
+        """
         r_h, r_w, r_c = self.division_rates
         c, h, w = self.block_shape
         pixels = features.permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -99,8 +121,10 @@ class ImageSpaceRead(nn.Module):
         weight (torch.Tensor): Weight of the convolution, 4x4 with stride 2, shape ``(C, 3, 4, 4)``.
 
     Attributes:
-        patches (torch.Tensor): The items of each channel group after the convolution, shape
-            ``(r_c * N, 3 * (2 h + 2) * (2 w + 2))``; neighbours overlap by 2 pixels.
+        patch_shape (tuple[int, int, int]): ``(3, 2 h + 2, 2 w + 2)`` for blocks of ``h x w``: neighbours overlap by
+            two pixels.
+        patches (torch.Tensor): The items of each channel group after the convolution, shape ``(r_c * N, P)`` with
+            ``P`` the pixels of a patch.
     """
 
     patches: torch.Tensor
@@ -111,13 +135,8 @@ class ImageSpaceRead(nn.Module):
         c, h, w = memory.block_shape
         self.patch_shape = (weight.shape[1], 2 * h + 2, 2 * w + 2)
         items = memory.items.detach().reshape(-1, c, h, w)
-        groups = [conv_transpose2d(items, part, stride=2).flatten(1) for part in weight.detach().split(c)]
+        groups = [conv_transpose2d(items, part, stride=2).flatten(1) for part in weight.split(c)]
         self.register_buffer("patches", torch.cat(groups))
-
-    @property
-    def saves(self) -> bool:
-        """Whether a patch of the image, which has a margin, is smaller than a block of features."""
-        return math.prod(self.patch_shape) < math.prod(self.memory.block_shape)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Read the memory and convolve.
@@ -150,23 +169,21 @@ class ImageSpaceDecoder(nn.Module):
     """Decoder whose finest features are an image already.
 
     Args:
-        decoder (Decoder): Decoder of at least two scales.
-
-    Attributes:
-        skip_weight (torch.Tensor): What the finest features went through, shape ``(C, 3, 4, 4)``.
+        hidden (Sequence[nn.Module]): The scales before the last, coarse to fine.
+        weight (torch.Tensor): Weight of the last scale for what the one before it decoded, shape ``(C, 3, 4, 4)``.
+        bias (torch.Tensor): Bias of the last scale, shape ``(3,)``.
+        activation (nn.Module): Activation of the last scale.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(
+        self, hidden: Sequence[nn.Module], weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module
+    ) -> None:
         super().__init__()
-        *hidden, last = decoder.scales
-        convolution, self.activation = last
-        channels = convolution.in_channels // 2
-        weight = convolution.weight.detach()
-        self.skip_weight = weight[channels:]
         self.scales = nn.ModuleList(hidden)
-        self.convolution = UpConvolution(channels, convolution.out_channels).requires_grad_(False)
-        self.convolution.weight.copy_(weight[:channels])
-        self.convolution.bias.copy_(convolution.bias)
+        self.last = UpConvolution(weight.shape[0], weight.shape[1]).to(weight.device, weight.dtype)
+        self.last.load_state_dict({"weight": weight, "bias": bias})
+        self.last.requires_grad_(False)
+        self.activation = activation
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Decode the features of all scales.
@@ -183,4 +200,4 @@ class ImageSpaceDecoder(nn.Module):
         decoded = first(decoded)
         for scale, skip in zip(others, reversed(skips), strict=True):
             decoded = scale(torch.cat([decoded, skip], dim=1))
-        return self.activation(self.convolution(decoded) + image)
+        return self.activation(self.last(decoded) + image)

@@ -3,7 +3,6 @@
 """The speed benchmark counts, times and compares what it says it does."""
 
 import csv
-import os
 import subprocess
 import sys
 
@@ -17,11 +16,6 @@ from torch import nn
 from anomalib_daad.speed import inference, limit, peers, report, runtimes, timing, training
 from anomalib_daad.speed.benchmark import speed
 from anomalib_daad.torch_model import DaadModel
-
-pytestmark = pytest.mark.skipif(
-    "ANOMALIB_DAAD_TEST_SPEED" not in os.environ,
-    reason="set ANOMALIB_DAAD_TEST_SPEED=1 and run this file alone: it crashed once after the export tests",
-)
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4}
 

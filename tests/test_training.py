@@ -3,6 +3,7 @@
 """Training, calibration, checkpoints and resuming through anomalib's Engine."""
 
 import copy
+from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from anomalib.data import Folder, MVTecAD
 from conftest import SMALL, make_model
 from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import roc_auc_score
+from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
@@ -220,6 +222,26 @@ def test_same_seed_same_weights_and_another_seed_others(make_datamodule, make_en
         runs.append(weights(model))
     assert_same_weights(runs[0], runs[1])
     assert not torch.equal(runs[0]["autoencoder.memories.0.items"], runs[2]["autoencoder.memories.0.items"])
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch, tmp_path, adversarial) -> None:
+    """As traced for torch.compile; the code that its default backend generates takes minutes."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    models = [make_model(torch_compile=compiled, adversarial=adversarial) for compiled in (False, True)]
+    for model in models:
+        make_engine(max_epochs=2).fit(model, datamodule=make_datamodule())
+    plain, compiled = models
+    assert compiled.model.autoencoder._compiled_call_impl is not None
+    assert plain.model.autoencoder._compiled_call_impl is None
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-3, atol=1e-3, equal_nan=True)
+    images = torch.rand(2, 3, 32, 32)
+    expected = compiled.eval()(images)
+    exported = torch.load(compiled.to_torch(tmp_path), weights_only=False)["model"]
+    torch.testing.assert_close(exported(images).pred_score, expected.pred_score, rtol=0, atol=1e-4)
+    assert compiled.to_onnx(tmp_path).exists()
 
 
 def test_a_seed_leaves_the_global_random_state_alone_in_the_constructor() -> None:

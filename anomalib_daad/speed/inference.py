@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -66,12 +67,10 @@ def compare(
             work = {name: limit.count_work(partial(model, images)) for name, model in built.items()}
         for runtime in names:
             dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16  # int8 is mixed with it
-            calls = {name: _load(runtime, model, images, device) for name, model in built.items()}
-            running = {name: call for name, call in calls.items() if call is not None}
-            times = timing.interleave(running, seconds, f"{runtime}, batch size {batch_size}")
+            times = _time(runtime, built, images, seconds, device)
             for name, (operations, traffic) in work.items():
                 row: Row = {"model": name, "runtime": runtime, "size": size, "batch_size": batch_size}
-                if name not in running:
+                if name not in times:
                     rows.append(row | {"note": "does not export"})
                     continue
                 summary = timing.summarize(times[name])
@@ -85,6 +84,23 @@ def compare(
         row["times_patchcore"] = _ratio(row, rows, "PatchCore")
         row["times_padim"] = _ratio(row, rows, "PaDiM")
     return rows
+
+
+def _time(
+    runtime: str, models: dict[str, nn.Module], images: torch.Tensor, seconds: float, device: str
+) -> dict[str, np.ndarray]:
+    calls: dict[str, Callable[[], object]] = {}
+    for name, model in models.items():
+        call = _load(runtime, model, images, device)
+        if call is not None:
+            calls[name] = call
+    call = None  # holds the last model
+    times = timing.interleave(calls, seconds, f"{runtime}, batch size {len(images)}")
+    while calls:
+        # The last one first: each model of OpenVINO puts back the signal stack that it found, and another's that is
+        # gone by then would turn the next signal, such as Ctrl-C, into a segmentation fault.
+        calls.popitem()
+    return times
 
 
 def _ratio(row: Row, rows: Iterable[Row], peer: str) -> float | None:
@@ -187,20 +203,25 @@ def profile_openvino(size: int, batch_sizes: Sequence[int], passes: int = 20) ->
     """
     rows = []
     for batch_size in batch_sizes:
-        images = _images(batch_size, size)
-        compiled = runtimes.compile_openvino("openvino", peers.build("DAAD+", size), images, PERF_COUNT="YES")
-        request = compiled.create_infer_request()
-        request.infer([images.numpy()])
-        times: dict[str, float] = {}
-        for _ in range(passes):
-            request.infer([images.numpy()])
-            for node in request.profiling_info:
-                times[node.node_type] = times.get(node.node_type, 0.0) + node.real_time.total_seconds()
+        times = _node_times(_images(batch_size, size), passes)
         total = sum(times.values())
         for node_type, seconds in sorted(times.items(), key=lambda pair: -pair[1]):
             row: Row = {"node": node_type, "batch_size": batch_size, "ms": round(1e3 * seconds / passes, 3)}
             rows.append(row | {"share": round(seconds / total, 3)})
     return [row for row in rows if row["share"] >= 0.005]
+
+
+def _node_times(images: torch.Tensor, passes: int) -> dict[str, float]:
+    """Seconds of all passes by kind of node; the model is gone on return, see :func:`_time`."""
+    model = peers.build("DAAD+", images.shape[-1])
+    request = runtimes.compile_openvino("openvino", model, images, PERF_COUNT="YES").create_infer_request()
+    request.infer([images.numpy()])
+    times: dict[str, float] = {}
+    for _ in range(passes):
+        request.infer([images.numpy()])
+        for node in request.profiling_info:
+            times[node.node_type] = times.get(node.node_type, 0.0) + node.real_time.total_seconds()
+    return times
 
 
 def _resident(key: str) -> int:

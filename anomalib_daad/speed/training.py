@@ -34,8 +34,10 @@ Row = dict[str, Any]
 Step = Callable[[], object]
 
 
-def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None) -> Step:
+def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None, compiled: bool = False) -> Step:
     model = Daad((images.shape[-2], images.shape[-1]), adversarial=adversarial, seed=0).to(images.device).train()
+    if compiled:
+        model.compile_networks()
     optimizers = model.configure_optimizers()
     images = images.contiguous(memory_format=torch.channels_last)
 
@@ -282,6 +284,8 @@ def share(size: int, batch_size: int, device: str, epoch: int = 26, epochs: int 
 def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, device: str) -> list[Row]:
     """Time DAAD+'s training step at several image sizes, and what 1000 epochs of 209 images would take.
 
+    On a GPU both with and without ``torch.compile``.
+
     Args:
         sizes (Sequence[int]): Heights and widths.
         batch_size (int): Images a step.
@@ -289,13 +293,16 @@ def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, devi
         device (str): ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        list[Row]: One row a size.
+        list[Row]: One row a size, on a GPU two.
     """
     rows: list[Row] = []
     for size in sizes:
         images = torch.rand(batch_size, 3, size, size, device=device) * 2 - 1
-        times = timing.interleave({"step": _daad(images, True, torch.bfloat16)}, seconds, f"steps at {size} px")
-        summary = timing.summarize(times["step"])
-        minutes = 1000 * -(-209 // batch_size) * summary["ms"] / 60e3
-        rows.append({"size": size, "batch_size": batch_size, **summary, "minutes_of_1000_epochs": round(minutes, 1)})
+        choices = {"no": False, "yes": True} if device == "cuda" else {"no": False}
+        steps = {name: _daad(images, True, torch.bfloat16, compiled) for name, compiled in choices.items()}
+        for name, values in timing.interleave(steps, seconds, f"steps at {size} px").items():
+            summary = timing.summarize(values)
+            row: Row = {"size": size, "batch_size": batch_size, "compiled": name, **summary}
+            row["steps_per_second"] = round(1e3 / summary["ms"], 2)
+            rows.append(row | {"minutes_of_1000_epochs": round(1000 * -(-209 // batch_size) * summary["ms"] / 60e3, 1)})
     return rows
