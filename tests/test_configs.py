@@ -23,7 +23,7 @@ def test_no_config_is_forgotten() -> None:
 
 
 def test_small_preset_is_the_one_that_is_timed() -> None:
-    shipped, timed = load("daad_plus_small.yaml").model.model, peers.build("DAAD+ small", 256)
+    shipped, timed = load("daad_plus_small.yaml").model.model, peers.MODELS["DAAD+ small"](256, 209)
     shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (shipped, timed)]
     assert shapes[0] == shapes[1]
 
