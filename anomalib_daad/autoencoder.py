@@ -16,13 +16,15 @@ Example:
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, pixel_shuffle
 
-from .block_memory import BlockMemory, MemoryInit
+from .block_memory import BlockMemory, MemoryInit, MemoryRead
 
+Connections = Literal["memory", "bottleneck_memory", "skip", "none"]
 MAX_CHANNELS = 512
 # Of a hundred items one or two weigh within this range below 1/N; float32 backends differ by a thousandth of it.
 DROP_WIDTH = 1e-3
@@ -121,40 +123,57 @@ class Decoder(nn.Module):
     Args:
         channels (Sequence[int]): Channels of each scale, fine to coarse.
         out_channels (int): Channels of the image.
+        skips (bool): Take the features of all scales; without, of the coarsest alone. Defaults to ``True``.
     """
 
-    def __init__(self, channels: Sequence[int], out_channels: int) -> None:
+    def __init__(self, channels: Sequence[int], out_channels: int, skips: bool = True) -> None:
         super().__init__()
         coarse_to_fine = list(channels[::-1])
-        inputs = [coarse_to_fine[0], *(2 * c for c in coarse_to_fine[1:])]
+        inputs = [coarse_to_fine[0], *((1 + skips) * c for c in coarse_to_fine[1:])]
         hidden = [
             nn.Sequential(UpConvolution(c_in, c_out, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
         ]
         last = nn.Sequential(UpConvolution(inputs[-1], out_channels), nn.Tanh())
         self.scales = nn.ModuleList([*hidden, last])
+        self.skips = skips
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Decode the features of all scales.
 
         Args:
-            features (Sequence[torch.Tensor]): Features of each scale, fine to coarse.
+            features (Sequence[torch.Tensor]): Features of each scale, fine to coarse; without skips, of the coarsest.
 
         Returns:
             torch.Tensor: Images in [-1, 1], shape ``(B, out_channels, H, W)``.
         """
         *skips, decoded = features
+        if not self.skips:
+            return nn.Sequential(*self.scales)(decoded)
         for scale, skip in zip(self.scales[:-1], reversed(skips), strict=True):
             decoded = torch.cat([scale(decoded), skip], dim=1)
         return self.scales[-1](decoded)
 
 
+class Reconstruction(NamedTuple):
+    """What an autoencoder made of images.
+
+    Attributes:
+        images (torch.Tensor): Reconstructions in [-1, 1], shape ``(B, 3, H, W)``.
+        reads (list[MemoryRead]): What each memory did, fine to coarse.
+    """
+
+    images: torch.Tensor
+    reads: list[MemoryRead]
+
+
 class MemoryAutoencoder(nn.Module):
-    """DAAD's generator: encoder, one memory bank a scale, decoder.
+    """DAAD's generator, and its relatives: encoder, memories, decoder.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images.
-        division_rates (tuple[int, int, int]): ``(r_h, r_w, r_c)``, the same at all scales.
+        division_rates (tuple[int, int, int] | None): ``(r_h, r_w, r_c)``, the same at all scales; ``None`` makes every
+            pixel of every scale's features a block of its own, as in MemAE.
         num_items (int): Items of each bank.
         num_scales (int): Number of scales; the bottleneck is down-sampled ``2**num_scales`` times.
             Defaults to ``4``.
@@ -162,54 +181,55 @@ class MemoryAutoencoder(nn.Module):
         temperature (float): See :class:`BlockMemory`. Defaults to ``1.0``.
         renormalize (bool): See :class:`BlockMemory`. Defaults to ``False``.
         memory_init (str): ``init`` of :class:`BlockMemory`. Defaults to ``"normal"``.
+        drop_below (float): See :class:`BlockMemory`. Defaults to ``1.0``.
+        connections (str): What connects encoder and decoder: ``"memory"``, a bank at every scale (DAAD);
+            ``"bottleneck_memory"``, a bank at the coarsest scale and nothing else (MemAE); ``"skip"``, the features
+            themselves (AE+Skip); ``"none"``, the features of the coarsest scale (AE). Defaults to ``"memory"``.
 
     Raises:
-        ValueError: If the image size is not divisible by ``2**num_scales``, or the rates do not divide the features.
+        ValueError: If the image size is not divisible by ``2**num_scales``, the rates do not divide the features, or
+            a choice is unknown.
     """
 
     def __init__(
         self,
         image_size: tuple[int, int],
-        division_rates: tuple[int, int, int],
+        division_rates: tuple[int, int, int] | None,
         num_items: int,
         num_scales: int = 4,
         base_channels: int = 64,
         temperature: float = 1.0,
         renormalize: bool = False,
         memory_init: MemoryInit = "normal",
+        drop_below: float = 1.0,
+        connections: Connections = "memory",
     ) -> None:
         super().__init__()
         height, width = image_size
-        r_h, r_w, _ = division_rates
         if num_scales < 1 or base_channels < 1:
             msg = f"num_scales and base_channels must be at least 1, got {num_scales} and {base_channels}."
             raise ValueError(msg)
-        channels = scale_channels(base_channels, num_scales)
-        if min(division_rates) < 1 or height % (r_h * 2**num_scales) or width % (r_w * 2**num_scales):
-            msg = (
-                f"image_size {height}x{width} must be divisible by {r_h * 2**num_scales}x{r_w * 2**num_scales}, which "
-                f"is 2**num_scales = {2**num_scales} times the division_rates ({r_h}, {r_w}) along height and width; "
-                f"choose another image_size, smaller rates or fewer scales."
-            )
+        if connections not in get_args(Connections):
+            msg = f"connections must be one of {get_args(Connections)}, got {connections!r}."
             raise ValueError(msg)
+        has_memory = [
+            connections == "memory" or (connections == "bottleneck_memory" and scale == num_scales)
+            for scale in range(1, num_scales + 1)
+        ]
+        _check_divisions(image_size, division_rates if any(has_memory) else None, num_scales)
+        channels = scale_channels(base_channels, num_scales)
         self.encoder = Encoder(3, channels)
-        self.memories = nn.ModuleList(
-            BlockMemory(
-                (c, height >> scale, width >> scale),
-                division_rates,
-                num_items,
-                temperature,
-                renormalize,
-                DROP_WIDTH,
-                memory_init,
-            )
-            for scale, c in enumerate(channels, start=1)
-        )
-        self.decoder = Decoder(channels, 3)
+        self.memories = nn.ModuleList()
+        for scale, (c, memory) in enumerate(zip(channels, has_memory, strict=True), start=1):
+            size = (height >> scale, width >> scale)
+            rates = division_rates or (*size, 1)
+            options = (num_items, temperature, renormalize, DROP_WIDTH, memory_init, drop_below)
+            self.memories.append(BlockMemory((c, *size), rates, *options) if memory else nn.Identity())
+        self.decoder = Decoder(channels, 3, skips=connections in {"memory", "skip"})
         self.apply(initialize_weights)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Reconstruct images from memory.
+        """Reconstruct images.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
@@ -219,6 +239,37 @@ class MemoryAutoencoder(nn.Module):
         """
         features = self.encoder(images)
         return self.decoder([memory(feature) for memory, feature in zip(self.memories, features, strict=True)])
+
+    def reconstruct(self, images: torch.Tensor) -> Reconstruction:
+        """Reconstruct images, and tell what the memories did.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Reconstruction: Reconstructions and reads.
+        """
+        features, reads = [], []
+        for memory, feature in zip(self.memories, self.encoder(images), strict=True):
+            if isinstance(memory, BlockMemory):
+                reads.append(memory.read(feature))
+                features.append(reads[-1].features)
+            else:
+                features.append(feature)
+        return Reconstruction(self.decoder(features), reads)
+
+
+def _check_divisions(image_size: tuple[int, int], rates: tuple[int, int, int] | None, num_scales: int) -> None:
+    height, width = image_size
+    r_h, r_w, _ = rates or (1, 1, 1)
+    down = 2**num_scales
+    if min(r_h, r_w) < 1 or height % (r_h * down) or width % (r_w * down):
+        msg = (
+            f"image_size {height}x{width} must be divisible by {r_h * down}x{r_w * down}, which is 2**num_scales = "
+            f"{down} times the division_rates ({r_h}, {r_w}) along height and width; choose another image_size, "
+            f"smaller rates or fewer scales."
+        )
+        raise ValueError(msg)
 
 
 def initialize_weights(module: nn.Module) -> None:

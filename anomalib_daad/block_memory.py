@@ -44,6 +44,8 @@ class BlockMemory(nn.Module):
             0.02 up. The paper has none, which is ``1.0``. Defaults to ``1.0``.
         renormalize (bool): Scale the weights that survive the drop at ``1/N`` to a sum of one. The paper does not
             say so, and eq. 2 taken literally does not. Defaults to ``False``.
+        drop_below (float): Weights below ``drop_below / N`` are dropped; 1 is the paper's, MemAE's lambda lies between
+            1 and 3, 0 keeps all. Defaults to ``1.0``.
         drop_width (float): Makes the drop at ``1/N``, a step, a ramp over this range of ``log w`` below it, so that
             backends whose arithmetic differs in the last digits read alike. Defaults to ``0.0``, the paper's step.
         init (str): Initial items: ``"normal"`` draws from N(0, 1); ``"uniform"`` from U(-1/sqrt(D), 1/sqrt(D)), as
@@ -65,6 +67,7 @@ class BlockMemory(nn.Module):
         renormalize: bool = False,
         drop_width: float = 0.0,
         init: MemoryInit = "normal",
+        drop_below: float = 1.0,
     ) -> None:
         super().__init__()
         channels, height, width = feature_shape
@@ -78,9 +81,9 @@ class BlockMemory(nn.Module):
         if num_items < 1:
             msg = f"num_items must be at least 1, got {num_items}."
             raise ValueError(msg)
-        if temperature < MIN_TEMPERATURE or drop_width < 0:
-            msg = f"temperature must be at least {MIN_TEMPERATURE} and drop_width not negative, "
-            msg += f"got {temperature} and {drop_width}."
+        if temperature < MIN_TEMPERATURE or min(drop_width, drop_below) < 0:
+            msg = f"temperature must be at least {MIN_TEMPERATURE}, drop_width and drop_below not negative, "
+            msg += f"got {temperature}, {drop_width} and {drop_below}."
             raise ValueError(msg)
         if init not in get_args(MemoryInit):
             msg = f"init must be one of {get_args(MemoryInit)}, got {init!r}."
@@ -92,6 +95,7 @@ class BlockMemory(nn.Module):
         self.temperature = temperature
         self.renormalize = renormalize
         self.drop_width = drop_width
+        self.drop_below = drop_below
         self.items = nn.Parameter(torch.empty(num_items, math.prod(self.block_shape)))
         self._cached_norms: _CachedNorms | None = None
         self._initialize_items(init)
@@ -115,11 +119,27 @@ class BlockMemory(nn.Module):
         Raises:
             ValueError: If the feature map does not have ``feature_shape``.
         """
-        weights = self.address(features)  # (B, Q, N)
-        return self.assemble(weights.to(self.items.dtype) @ self.items)  # (B, Q, D) -> (B, C, H, W)
+        return self.read(features).features
+
+    def read(self, features: torch.Tensor) -> "MemoryRead":
+        """Replace every block by what the memory holds of it, and tell how.
+
+        Args:
+            features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
+
+        Returns:
+            MemoryRead: The assembled feature map, the queries, the items and the weights.
+
+        Raises:
+            ValueError: If the feature map does not have ``feature_shape``.
+        """
+        queries = self.divide(features)  # (B, Q, D)
+        weights = self._weigh(queries)  # (B, Q, N)
+        read = self.assemble(weights.to(self.items.dtype) @ self.items)  # (B, Q, D) -> (B, C, H, W)
+        return MemoryRead(read, queries, self.items, weights)
 
     def address(self, features: torch.Tensor) -> torch.Tensor:
-        """Weigh the memory items for every block (eq. 1), with those below ``1/N`` dropped to zero.
+        """Weigh the memory items for every block (eq. 1), with those below ``drop_below / N`` dropped to zero.
 
         Args:
             features (torch.Tensor): Feature map, shape ``(B, C, H, W)``.
@@ -131,15 +151,22 @@ class BlockMemory(nn.Module):
         Raises:
             ValueError: If the feature map does not have ``feature_shape``.
         """
-        queries = self.divide(features)  # (B, Q, D)
+        return self._weigh(self.divide(features))
+
+    def _weigh(self, queries: torch.Tensor) -> torch.Tensor:
         similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
         # log(w N) without the large terms of a log-softmax: what is compared with 0 stays exact in half precision.
         excess = similarity - similarity.exp().mean(dim=-1, keepdim=True).log()
         rounding = 8 * torch.finfo(excess.dtype).eps * max(1.0, 1 / self.temperature)  # a weight of 1/N must not drop
-        above = excess.detach() + rounding
-        keep = (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
-        weights = excess.exp() * keep / self.items.shape[0]
-        return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
+        weights = excess.exp() / self.items.shape[0]
+        if self.drop_below:
+            above = excess.detach() + (rounding - math.log(self.drop_below))
+            weights = weights * (
+                (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
+            )
+        if self.renormalize:
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        return weights
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:
         """Divide a feature map into flattened blocks.
@@ -195,6 +222,22 @@ class BlockMemory(nn.Module):
         if cached is None or cached.items is not items or cached.state != state:
             cached = self._cached_norms = _CachedNorms(items, state, _inverse_norm(items).squeeze(-1))
         return cached.inverse_norms
+
+
+class MemoryRead(NamedTuple):
+    """What a memory made of a feature map.
+
+    Attributes:
+        features (torch.Tensor): What the decoder sees, shape ``(B, C, H, W)``.
+        queries (torch.Tensor): Blocks that addressed the memory, shape ``(B, Q, D)``.
+        items (torch.Tensor): Items, shape ``(N, D)``.
+        weights (torch.Tensor): Weights of the items, shape ``(B, Q, N)``.
+    """
+
+    features: torch.Tensor
+    queries: torch.Tensor
+    items: torch.Tensor
+    weights: torch.Tensor
 
 
 class _CachedNorms(NamedTuple):

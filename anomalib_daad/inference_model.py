@@ -57,10 +57,10 @@ def _fold_batch_norm(model: nn.Module) -> None:
 
 
 def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
-    memories: list[nn.Module] = [ChannelsLastMemory(memory) for memory in autoencoder.memories]
+    memories = [ChannelsLastMemory(m) if isinstance(m, BlockMemory) else m for m in autoencoder.memories]
     finest = autoencoder.memories[0]
     *hidden, last = autoencoder.decoder.scales
-    if hidden:
+    if hidden and isinstance(finest, BlockMemory):
         convolution, activation = last
         from_decoder, from_finest = convolution.weight.detach().chunk(2)
         read = ImageSpaceRead(finest, from_finest)
@@ -79,7 +79,9 @@ class ChannelsLastMemory(BlockMemory):
 
     def __init__(self, memory: BlockMemory) -> None:
         options = (memory.temperature, memory.renormalize, memory.drop_width)
-        super().__init__(memory.feature_shape, memory.division_rates, len(memory.items), *options)
+        super().__init__(
+            memory.feature_shape, memory.division_rates, len(memory.items), *options, drop_below=memory.drop_below
+        )
         items = memory.items.detach().unflatten(1, self.block_shape).permute(0, 2, 3, 1)  # (N, h, w, c)
         self.items = nn.Parameter(items.flatten(1), requires_grad=False)
 

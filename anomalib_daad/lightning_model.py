@@ -48,11 +48,13 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from .autoencoder import Connections
 from .block_memory import MemoryInit
 from .distributed import average, gather
 from .image_cache import cache_images
 from .inference_model import for_inference
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
+from .memory_loss import MemoryLoss
 from .pre_processor import AntialiasPreProcessor
 from .quantization import quantize
 from .torch_model import DaadModel, Scores, TrainingOutput
@@ -67,8 +69,8 @@ class Daad(AnomalibModule):
     Args:
         image_size (tuple[int, int]): Height and width that images are resized to; divisible by
             ``2**num_scales`` times the division rates. Defaults to ``(256, 256)``.
-        division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` of the features of every scale.
-            Defaults to ``(8, 8, 1)``.
+        division_rates (tuple[int, int, int] | None): Divisions ``(r_h, r_w, r_c)`` of the features of every scale;
+            ``None`` divides them into pixels, as MemAE does. Defaults to ``(8, 8, 1)``.
         num_items (int): Memory items N of each scale. Defaults to ``500``.
         adversarial (bool): ``True`` is DAAD+, with the discriminator; ``False`` is DAAD. Defaults to ``True``.
         lambda_rec (float): Weight of the reconstruction loss. Defaults to ``50.0``.
@@ -83,13 +85,18 @@ class Daad(AnomalibModule):
             Defaults to ``None``.
         image_cache_gb (float): In training, decoded images are kept in memory if they take no more than this, in GB,
             and the data have no augmentations of their own; 0 keeps none. Defaults to ``2.0``.
-        torch_compile (bool): Compile both networks with ``torch.compile`` for training. Checkpoints and exports are
+        torch_compile (bool): Compile the networks with ``torch.compile`` for training. Checkpoints and exports are
             the same. On CPUs it is slower. Defaults to ``False``.
         num_scales (int): Scales of the autoencoder. Defaults to ``4``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
         temperature (float): Softmax temperature of the memory. Defaults to ``1.0``.
         renormalize (bool): Renormalise the memory weights after the drop at 1/N. Defaults to ``False``.
         memory_init (str): Initial memory items, ``"normal"`` or ``"uniform"``. Defaults to ``"normal"``.
+        drop_below (float): Memory weights below ``drop_below / N`` are dropped. Defaults to ``1.0``.
+        connections (str): What connects encoder and decoder: ``"memory"`` (DAAD), ``"bottleneck_memory"`` (MemAE),
+            ``"skip"`` (AE+Skip) or ``"none"`` (AE), see :class:`MemoryAutoencoder`. Defaults to ``"memory"``.
+        memory_losses (dict[str, float] | None): Weights of losses on the memories, see :class:`MemoryLoss`.
+            Defaults to ``None``.
         distance (str): The norm of eq. 4 and 6, ``"l2"`` or ``"mse"``. Defaults to ``"l2"``.
         generator_objective (str): The generator's side of eq. 5, ``"non_saturating"`` or ``"saturating"``.
             Defaults to ``"non_saturating"``.
@@ -113,7 +120,7 @@ class Daad(AnomalibModule):
     def __init__(
         self,
         image_size: tuple[int, int] = (256, 256),
-        division_rates: tuple[int, int, int] = (8, 8, 1),
+        division_rates: tuple[int, int, int] | None = (8, 8, 1),
         num_items: int = 500,
         adversarial: bool = True,
         lambda_rec: float = 50.0,
@@ -130,6 +137,9 @@ class Daad(AnomalibModule):
         temperature: float = 1.0,
         renormalize: bool = False,
         memory_init: MemoryInit = "normal",
+        drop_below: float = 1.0,
+        connections: Connections = "memory",
+        memory_losses: dict[str, float] | None = None,
         distance: Distance = "l2",
         generator_objective: GeneratorObjective = "non_saturating",
         map_sigma: float = 4.0,
@@ -163,9 +173,12 @@ class Daad(AnomalibModule):
                 memory_init=memory_init,
                 distance=distance,
                 map_sigma=map_sigma,
+                drop_below=drop_below,
+                connections=connections,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()
+        self.memory_loss = MemoryLoss(memory_losses)
         self.learning_rate = learning_rate or (2e-4 if adversarial else 1e-4)
         self.flips = flips
         self.seed = seed
@@ -208,9 +221,10 @@ class Daad(AnomalibModule):
             self.compile_networks()
 
     def compile_networks(self) -> None:
-        """Compile both networks in place, which leaves their parameters' names alone."""
+        """Compile encoder, decoder and discriminator in place, which leaves their parameters' names alone."""
         torch._functorch.config.donated_buffer = False  # noqa: SLF001  # two losses share one pass of the discriminator
-        for network in (self.model.autoencoder, self.model.discriminator):
+        autoencoder = self.model.autoencoder
+        for network in (autoencoder.encoder, autoencoder.decoder, self.model.discriminator):
             if network is not None:
                 network.compile()
 
@@ -259,7 +273,7 @@ class Daad(AnomalibModule):
         if terms.adversarial is not None and terms.alignment is not None:
             logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])
-        return terms.total.detach()
+        return losses[0].detach()
 
     def losses(self, images: torch.Tensor) -> tuple[GeneratorTerms, list[torch.Tensor]]:
         """Compute what each optimizer minimises.
@@ -273,9 +287,10 @@ class Daad(AnomalibModule):
         """
         output: TrainingOutput = self.model(images)
         terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
+        total = terms.total + self.memory_loss(output.reads)
         if output.real is None or output.fake is None:
-            return terms, [terms.total]
-        return terms, [terms.total, self.discriminator_loss(output.real.logits, output.fake.logits)]
+            return terms, [total]
+        return terms, [total, self.discriminator_loss(output.real.logits, output.fake.logits)]
 
     def _optimize(self, losses: list[torch.Tensor]) -> None:
         """Step each network down its own loss, the generator's first, all gradients taken before the first step."""

@@ -18,8 +18,8 @@ from torch import nn
 
 from .anomaly_map import AnomalyMap
 from .anomaly_score import FusedScore
-from .autoencoder import MemoryAutoencoder
-from .block_memory import MemoryInit
+from .autoencoder import Connections, MemoryAutoencoder
+from .block_memory import MemoryInit, MemoryRead
 from .discriminator import Discriminator, DiscriminatorOutput
 from .loss import Distance, sample_distance
 
@@ -31,11 +31,13 @@ class TrainingOutput(NamedTuple):
         reconstructions (torch.Tensor): Shape ``(B, 3, H, W)``, in [-1, 1].
         real (DiscriminatorOutput | None): Discriminator's output for the images.
         fake (DiscriminatorOutput | None): Discriminator's output for the reconstructions.
+        reads (list[MemoryRead]): What each memory did, fine to coarse.
     """
 
     reconstructions: torch.Tensor
     real: DiscriminatorOutput | None
     fake: DiscriminatorOutput | None
+    reads: list[MemoryRead]
 
 
 class Scores(NamedTuple):
@@ -55,8 +57,8 @@ class DaadModel(nn.Module):
 
     Args:
         image_size (tuple[int, int]): Height and width of the images. Defaults to ``(256, 256)``.
-        division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` of the features of every scale.
-            Defaults to ``(8, 8, 1)``.
+        division_rates (tuple[int, int, int] | None): Divisions ``(r_h, r_w, r_c)`` of the features of every scale;
+            ``None`` divides them into pixels. Defaults to ``(8, 8, 1)``.
         num_items (int): Memory items N of each scale. Defaults to ``500``.
         adversarial (bool): Add the discriminator and the alignment score L(x). Defaults to ``True``.
         gamma (float): Weight of R(x) in the fused score (eq. 7). Defaults to ``0.9``.
@@ -67,6 +69,9 @@ class DaadModel(nn.Module):
         memory_init (str): Initial memory items, see :class:`BlockMemory`. Defaults to ``"normal"``.
         distance (str): Distance in R(x) and L(x), see :func:`sample_distance`. Defaults to ``"l2"``.
         map_sigma (float): Blur of the anomaly map in pixels. Defaults to ``4.0``.
+        drop_below (float): Weights below ``drop_below / N`` are dropped. Defaults to ``1.0``.
+        connections (str): What connects encoder and decoder, see :class:`MemoryAutoencoder`. Defaults to
+            ``"memory"``.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
@@ -75,7 +80,7 @@ class DaadModel(nn.Module):
     def __init__(
         self,
         image_size: tuple[int, int] = (256, 256),
-        division_rates: tuple[int, int, int] = (8, 8, 1),
+        division_rates: tuple[int, int, int] | None = (8, 8, 1),
         num_items: int = 500,
         adversarial: bool = True,
         gamma: float = 0.9,
@@ -86,13 +91,24 @@ class DaadModel(nn.Module):
         memory_init: MemoryInit = "normal",
         distance: Distance = "l2",
         map_sigma: float = 4.0,
+        drop_below: float = 1.0,
+        connections: Connections = "memory",
     ) -> None:
         super().__init__()
         self.image_size = tuple(image_size)
         self.distance: Distance = distance
         self.score = FusedScore(gamma)
         self.autoencoder = MemoryAutoencoder(
-            image_size, division_rates, num_items, num_scales, base_channels, temperature, renormalize, memory_init
+            image_size,
+            division_rates,
+            num_items,
+            num_scales,
+            base_channels,
+            temperature,
+            renormalize,
+            memory_init,
+            drop_below,
+            connections,
         )
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
         self.anomaly_map = AnomalyMap(map_sigma)
@@ -112,10 +128,11 @@ class DaadModel(nn.Module):
         """
         self._check_size(images)
         if self.training:
-            reconstructions = self.autoencoder(images)
+            reconstructions, reads = self.autoencoder.reconstruct(images)
             if self.discriminator is None:
-                return TrainingOutput(reconstructions, None, None)
-            return TrainingOutput(reconstructions, self.discriminator(images), self.discriminator(reconstructions))
+                return TrainingOutput(reconstructions, None, None, reads)
+            real, fake = self.discriminator(images), self.discriminator(reconstructions)
+            return TrainingOutput(reconstructions, real, fake, reads)
         if torch.compiler.is_compiling():
             return self._infer(images)
         with torch.no_grad(), _full_precision(images):

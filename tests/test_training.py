@@ -232,8 +232,8 @@ def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch
     for model in models:
         make_engine(max_epochs=2).fit(model, datamodule=make_datamodule())
     plain, compiled = models
-    assert compiled.model.autoencoder._compiled_call_impl is not None
-    assert plain.model.autoencoder._compiled_call_impl is None
+    assert compiled.model.autoencoder.encoder._compiled_call_impl is not None
+    assert plain.model.autoencoder.encoder._compiled_call_impl is None
     assert plain.state_dict().keys() == compiled.state_dict().keys()
     for name, value in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-3, atol=1e-3, equal_nan=True)
