@@ -9,8 +9,9 @@ Example:
 
 from .demo_data import DemoTextures
 from .lightning_model import Daad
+from .mnad import Mnad
 from .registration import register
 
-register(Daad, DemoTextures)
+register(Daad, Mnad, DemoTextures)
 
-__all__ = ["Daad", "DemoTextures"]
+__all__ = ["Daad", "DemoTextures", "Mnad"]

@@ -39,7 +39,13 @@ def scale_channels(base_channels: int, num_scales: int) -> list[int]:
 
     Returns:
         list[int]: Channels, ``num_scales`` of them.
+
+    Raises:
+        ValueError: If either number is below 1.
     """
+    if num_scales < 1 or base_channels < 1:
+        msg = f"num_scales and base_channels must be at least 1, got {num_scales} and {base_channels}."
+        raise ValueError(msg)
     return [min(base_channels * 2**scale, max(MAX_CHANNELS, base_channels)) for scale in range(num_scales)]
 
 
@@ -124,12 +130,16 @@ class Decoder(nn.Module):
         channels (Sequence[int]): Channels of each scale, fine to coarse.
         out_channels (int): Channels of the image.
         skips (bool): Take the features of all scales; without, of the coarsest alone. Defaults to ``True``.
+        bottleneck (int | None): Channels of the coarsest features; ``None`` are those of the scale.
+            Defaults to ``None``.
     """
 
-    def __init__(self, channels: Sequence[int], out_channels: int, skips: bool = True) -> None:
+    def __init__(
+        self, channels: Sequence[int], out_channels: int, skips: bool = True, bottleneck: int | None = None
+    ) -> None:
         super().__init__()
         coarse_to_fine = list(channels[::-1])
-        inputs = [coarse_to_fine[0], *((1 + skips) * c for c in coarse_to_fine[1:])]
+        inputs = [bottleneck or coarse_to_fine[0], *((1 + skips) * c for c in coarse_to_fine[1:])]
         hidden = [
             nn.Sequential(UpConvolution(c_in, c_out, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
@@ -206,9 +216,6 @@ class MemoryAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         height, width = image_size
-        if num_scales < 1 or base_channels < 1:
-            msg = f"num_scales and base_channels must be at least 1, got {num_scales} and {base_channels}."
-            raise ValueError(msg)
         if connections not in get_args(Connections):
             msg = f"connections must be one of {get_args(Connections)}, got {connections!r}."
             raise ValueError(msg)
@@ -216,8 +223,8 @@ class MemoryAutoencoder(nn.Module):
             connections == "memory" or (connections == "bottleneck_memory" and scale == num_scales)
             for scale in range(1, num_scales + 1)
         ]
-        _check_divisions(image_size, division_rates if any(has_memory) else None, num_scales)
         channels = scale_channels(base_channels, num_scales)
+        check_image_size(image_size, division_rates if any(has_memory) else None, num_scales)
         self.encoder = Encoder(3, channels)
         self.memories = nn.ModuleList()
         for scale, (c, memory) in enumerate(zip(channels, has_memory, strict=True), start=1):
@@ -259,7 +266,17 @@ class MemoryAutoencoder(nn.Module):
         return Reconstruction(self.decoder(features), reads)
 
 
-def _check_divisions(image_size: tuple[int, int], rates: tuple[int, int, int] | None, num_scales: int) -> None:
+def check_image_size(image_size: tuple[int, int], rates: tuple[int, int, int] | None, num_scales: int) -> None:
+    """Refuse an image size that scales and rates do not divide.
+
+    Args:
+        image_size (tuple[int, int]): Height and width of the images.
+        rates (tuple[int, int, int] | None): Division rates; None divides into pixels.
+        num_scales (int): Number of scales.
+
+    Raises:
+        ValueError: If they do not divide it.
+    """
     height, width = image_size
     r_h, r_w, _ = rates or (1, 1, 1)
     down = 2**num_scales

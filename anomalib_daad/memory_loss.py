@@ -6,8 +6,8 @@ All four take the queries, the items and the weights of one read, and serve the 
 were made for. MNAD's compare unit vectors, as its memory does.
 
 References:
-    MemAE, https://arxiv.org/abs/1904.02639, section 3.3.3.
-    MNAD, https://arxiv.org/abs/2003.13228, section 3.3.
+    MemAE, https://arxiv.org/abs/1904.02639.
+    MNAD, https://arxiv.org/abs/2003.13228.
     [Re] MNAD, ML Reproducibility Challenge 2020: the additional supervision of its section 5.
 
 Example:
@@ -29,7 +29,7 @@ from .block_memory import MemoryRead
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
-    """Mean entropy of the weights of a query: MemAE's loss for sparse weights (eq. 9).
+    """Mean entropy of the weights of a query: MemAE's loss for sparse weights.
 
     Args:
         weights (torch.Tensor): Weights as used by the read, shape ``(B, Q, N)``.
@@ -41,7 +41,7 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def compactness(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of a query and the item nearest to it (MNAD, eq. 8).
+    """Mean squared distance of a query and the item nearest to it (MNAD).
 
     Args:
         queries (torch.Tensor): Queries, shape ``(B, Q, D)``.
@@ -56,7 +56,7 @@ def compactness(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
 
 
 def separateness(queries: torch.Tensor, items: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
-    """Triplet loss of a query, the item nearest to it and the second nearest (MNAD, eq. 9).
+    """Triplet loss of a query, the item nearest to it and the second nearest (MNAD).
 
     Args:
         queries (torch.Tensor): Queries, shape ``(B, Q, D)``.

@@ -96,6 +96,7 @@ class DaadModel(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = tuple(image_size)
+        self.num_scales = num_scales
         self.distance: Distance = distance
         self.score = FusedScore(gamma)
         self.autoencoder = MemoryAutoencoder(
@@ -126,7 +127,7 @@ class DaadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        self._check_size(images)
+        check_images(images, self.image_size)
         if self.training:
             reconstructions, reads = self.autoencoder.reconstruct(images)
             if self.discriminator is None:
@@ -135,7 +136,7 @@ class DaadModel(nn.Module):
             return TrainingOutput(reconstructions, real, fake, reads)
         if torch.compiler.is_compiling():
             return self._infer(images)
-        with torch.no_grad(), _full_precision(images):
+        with torch.no_grad(), full_precision(images):
             return self._infer(images)
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
@@ -157,8 +158,8 @@ class DaadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        self._check_size(images)
-        with _full_precision(images):
+        check_images(images, self.image_size)
+        with full_precision(images):
             return self._compare(images, self.autoencoder(images))
 
     def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> Scores:
@@ -169,15 +170,32 @@ class DaadModel(nn.Module):
         count = images.shape[0]
         return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
 
-    def _check_size(self, images: torch.Tensor) -> None:
-        if tuple(images.shape[1:]) != (3, *self.image_size):
-            msg = (
-                f"The model was built for images of shape (B, 3, {self.image_size[0]}, {self.image_size[1]}), got "
-                f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
-            )
-            raise ValueError(msg)
+
+def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:
+    """Refuse images of another size.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+        image_size (tuple[int, ...]): Height and width that a model was built for.
+
+    Raises:
+        ValueError: If the images do not have that size.
+    """
+    if tuple(images.shape[1:]) != (3, *image_size):
+        msg = (
+            f"The model was built for images of shape (B, 3, {image_size[0]}, {image_size[1]}), got "
+            f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
+        )
+        raise ValueError(msg)
 
 
-def _full_precision(images: torch.Tensor) -> torch.autocast:
-    """Context without autocast: in bfloat16 scores would not fit ranges and thresholds of the float32 export."""
+def full_precision(images: torch.Tensor) -> torch.autocast:
+    """Context without autocast: in bfloat16 scores would not fit ranges and thresholds of the float32 export.
+
+    Args:
+        images (torch.Tensor): Images, on the device that the context is for.
+
+    Returns:
+        torch.autocast: Context manager.
+    """
     return torch.autocast(images.device.type, enabled=False)

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
 from anomalib_daad import Daad
-from anomalib_daad.lightning_model import random_flips
+from anomalib_daad.lightning_base import random_flips
 
 
 def weights(model: Daad) -> dict[str, torch.Tensor]:

@@ -103,7 +103,7 @@ def to_int8(model: nn.Module, converted: "openvino.Model", images: torch.Tensor)
 
     dataset = nncf.Dataset([images.numpy()] * 2)
     if isinstance(model, DaadModel):
-        return quantize(converted, dataset, len(model.autoencoder.memories))
+        return quantize(converted, dataset, model.num_scales)
     return nncf.quantize(converted, dataset)
 
 
