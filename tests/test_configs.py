@@ -5,12 +5,23 @@
 from pathlib import Path
 
 import pytest
+import torch
 from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_daad import Daad, DemoTextures
 from anomalib_daad.speed import peers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+SYSTEMS = {  # number of memories, and queries of the coarsest at 64 px
+    "ae.yaml": (0, []),
+    "ae_skip.yaml": (0, []),
+    "memae.yaml": (1, [16]),
+    "memae_daad.yaml": (1, [16]),
+    "memae_skip.yaml": (4, [16]),
+    "mnad.yaml": (1, [16]),
+    "mnad_no_memory.yaml": (0, []),
+    "mnad_uniform.yaml": (1, [16]),
+}
 
 
 def load(name: str, *overrides: str) -> AnomalibCLI:
@@ -18,8 +29,19 @@ def load(name: str, *overrides: str) -> AnomalibCLI:
 
 
 def test_no_config_is_forgotten() -> None:
-    names = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "daad_plus_small.yaml", "demo.yaml"}
-    assert {path.name for path in CONFIGS.glob("*.yaml")} == names
+    ours = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "daad_plus_small.yaml", "demo.yaml"}
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == ours | SYSTEMS.keys()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems(name) -> None:
+    cli = load(name, "--model.image_size", "[64, 64]")
+    num_memories, num_queries = SYSTEMS[name]
+    images = torch.rand(2, 3, 64, 64)
+    reads = cli.model.model.train()(images).reads
+    assert len(reads) == num_memories
+    assert [read.queries.shape[1] for read in reads[-1:]] == num_queries
+    assert cli.engine._cache.args["max_epochs"] == (60 if name.startswith("mnad") else 1000)
 
 
 def test_small_preset_is_the_one_that_is_timed() -> None:
