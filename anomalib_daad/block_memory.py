@@ -165,7 +165,7 @@ class BlockMemory(nn.Module):
                 (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
             )
         if self.renormalize:
-            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
         return weights
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:
