@@ -9,8 +9,9 @@ Example:
 
 from .demo_data import DemoTextures
 from .lightning_model import Daad
+from .one_class import OneClassCIFAR10, OneClassMNIST
 from .registration import register
 
-register(Daad, DemoTextures)
+register(Daad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
 
-__all__ = ["Daad", "DemoTextures"]
+__all__ = ["Daad", "DemoTextures", "OneClassCIFAR10", "OneClassMNIST"]

@@ -19,6 +19,7 @@ def load(name: str, *overrides: str) -> AnomalibCLI:
 
 def test_no_config_is_forgotten() -> None:
     names = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "daad_plus_small.yaml", "demo.yaml"}
+    names |= {"one_class_mnist.yaml"}
     assert {path.name for path in CONFIGS.glob("*.yaml")} == names
 
 
