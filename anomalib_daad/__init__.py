@@ -10,8 +10,9 @@ Example:
 from .demo_data import DemoTextures
 from .lightning_model import Daad
 from .mnad import Mnad
+from .one_class import OneClassCIFAR10, OneClassMNIST
 from .registration import register
 
-register(Daad, Mnad, DemoTextures)
+register(Daad, Mnad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
 
-__all__ = ["Daad", "DemoTextures", "Mnad"]
+__all__ = ["Daad", "DemoTextures", "Mnad", "OneClassCIFAR10", "OneClassMNIST"]
