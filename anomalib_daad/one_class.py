@@ -37,7 +37,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.transforms.v2 import Transform
 
-from .memory_dataset import MemoryDataset
+from .in_memory_dataset import InMemoryDataset
 
 ByteImages = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
@@ -110,8 +110,8 @@ class OneClassDataModule(AnomalibDataModule, ABC):
             raise ValueError(msg)
 
     def _setup(self, _stage: str | None = None) -> None:
-        self.train_data = MemoryDataset(self._samples_of(Split.TRAIN))
-        self.test_data = MemoryDataset(self._samples_of(Split.TEST))
+        self.train_data = InMemoryDataset(self._samples_of(Split.TRAIN))
+        self.test_data = InMemoryDataset(self._samples_of(Split.TEST))
 
     def _samples_of(self, split: Split) -> DataFrame:
         """Table of the samples of a split: in training those of the normal class, in the test all."""

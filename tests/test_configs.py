@@ -29,7 +29,14 @@ def load(name: str, *overrides: str) -> AnomalibCLI:
 
 
 def test_no_config_is_forgotten() -> None:
-    ours = {"daad.yaml", "daad_plus.yaml", "daad_plus_cpu.yaml", "daad_plus_small.yaml", "demo.yaml", "one_class_mnist.yaml"}
+    ours = {
+        "daad.yaml",
+        "daad_plus.yaml",
+        "daad_plus_cpu.yaml",
+        "daad_plus_small.yaml",
+        "demo.yaml",
+        "one_class_mnist.yaml",
+    }
     assert {path.name for path in CONFIGS.glob("*.yaml")} == ours | SYSTEMS.keys()
 
 

@@ -7,7 +7,7 @@ Example:
     >>> from pandas import DataFrame
     >>> images = [np.zeros((28, 28), np.uint8)] * 2
     >>> samples = DataFrame({"image_path": ["0", "1"], "split": "test", "label_index": [0, 1], "image": images})
-    >>> MemoryDataset(samples)[0].image.shape
+    >>> InMemoryDataset(samples)[0].image.shape
     torch.Size([3, 28, 28])
 """
 
@@ -17,7 +17,7 @@ from pandas import DataFrame
 from torchvision.transforms.v2.functional import grayscale_to_rgb, to_dtype, to_image
 
 
-class MemoryDataset(AnomalibDataset):
+class InMemoryDataset(AnomalibDataset):
     """Classification data set that takes its images from its table of samples; a subset shares them.
 
     Args:
