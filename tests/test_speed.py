@@ -98,6 +98,7 @@ def test_growth_has_a_row_for_each_point(monkeypatch, tmp_path) -> None:
     calls = []
     monkeypatch.setattr(peers, "build", lambda name, *sizes: calls.append((name, *sizes)) or nn.Identity())
     monkeypatch.setattr(inference, "DaadModel", lambda size, num_items: calls.append((size[0], num_items)) or nn.ReLU())
+    monkeypatch.setattr(inference, "for_inference", lambda model: model)
     rows = inference.grow(0.0, "cpu", sizes=(128, 256))
     assert (128, 500) in calls
     assert (256, 4000) in calls
