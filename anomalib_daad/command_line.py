@@ -11,11 +11,22 @@ from typing import Any
 from jsonargparse import ArgumentParser, auto_cli
 
 from .inspection.inspect_checkpoint import inspect
+from .reproduce.command import reproduce
 from .speed.benchmark import speed
+
+POSITIONAL: dict[str, dict[str, Any]] = {
+    "checkpoints": {
+        "nargs": "+",
+        "type": Path,
+        "metavar": "CHECKPOINT",
+        "help": "Lightning checkpoints of Daad models; the first is inspected, all are compared.",
+    },
+    "table": {"metavar": "TABLE", "help": "table2, table3, table4 or table5."},
+}
 
 
 class CommandParser(ArgumentParser):
-    """Takes a command's ``checkpoints`` one after the other, where jsonargparse wants a list in brackets."""
+    """Takes a command's main argument by its place; lists one after the other, not in brackets."""
 
     def add_function_arguments(self, function: Callable, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a command.
@@ -28,16 +39,16 @@ class CommandParser(ArgumentParser):
         Returns:
             list[str]: Names of the arguments.
         """
-        if "checkpoints" not in signature(function).parameters:
+        first = next(iter(signature(function).parameters))
+        if first not in POSITIONAL:
             return super().add_function_arguments(function, *args, **kwargs)
-        text = "Lightning checkpoints of Daad models; the first is inspected, all are compared."
-        self.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help=text)
-        return super().add_function_arguments(function, *args, **{**kwargs, "skip": {"checkpoints"}})
+        self.add_argument(first, **POSITIONAL[first])
+        return super().add_function_arguments(function, *args, **{**kwargs, "skip": {first}})
 
 
 def main() -> None:
     """Run a command; bad input is one line on standard error and exit status 2."""
-    commands: dict[str, Any] = {"inspect": inspect, "speed": speed}
+    commands: dict[str, Any] = {"inspect": inspect, "reproduce": reproduce, "speed": speed}
     try:
         auto_cli(commands, prog="anomalib-daad", description=__doc__, as_positional=False, parser_class=CommandParser)
     except (OSError, ValueError) as error:

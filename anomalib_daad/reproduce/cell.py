@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One cell of a table: a system trained and tested once, on one category with one seed."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
+from anomalib.engine import Engine
+from anomalib.metrics import AUPRO, AUROC
+from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.metrics import roc_auc_score
+
+from ..lightning_model import Daad
+from ..mnad import Mnad
+from ..one_class import OneClassCIFAR10, OneClassMNIST
+from .systems import SYSTEMS
+
+Row = dict[str, Any]
+MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
+# Digits and vehicles that are flipped become others; 32 pixels leave 4 after three scales, as DCGAN's do.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "mvtec": {},
+    "mnist": {"num_scales": 3, "flips": False},
+    "cifar10": {"num_scales": 3, "flips": False},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What identifies a run; two tables that need the same run share it.
+
+    Attributes:
+        dataset (str): ``"mvtec"``, ``"mnist"`` or ``"cifar10"``.
+        system (str): Name in ``SYSTEMS``.
+        category (str): Category, or normal class.
+        image_size (int): Height and width.
+        epochs (int): Epochs; without effect where ``steps`` is given.
+        steps (int | None): Steps.
+        batch_size (int): Images a step.
+        seed (int): Seed.
+    """
+
+    dataset: str
+    system: str
+    category: str
+    image_size: int
+    epochs: int
+    steps: int | None
+    batch_size: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder."""
+        length = f"{self.epochs}epochs" if self.steps is None else f"{self.steps}steps"
+        system = re.sub(r"[^\w+]+", "_", self.system)
+        size = f"{self.image_size}px_batch{self.batch_size}"
+        return f"{self.dataset}_{system}_{self.category}_{size}_{length}_seed{self.seed}"
+
+    def build(self) -> Daad | Mnad:
+        """Build the model.
+
+        Returns:
+            Daad | Mnad: Model, not trained.
+
+        Raises:
+            ValueError: If the image size and the division rates do not fit.
+        """
+        system = SYSTEMS[self.system]
+        overrides = OVERRIDES[self.dataset]
+        arguments = {**system.arguments, **overrides, "seed": self.seed, "visualizer": False, "evaluator": False}
+        return MODELS[system.model](image_size=(self.image_size, self.image_size), **arguments)
+
+    def read(self, data: Path) -> AnomalibDataModule:
+        """Prepare the data.
+
+        Args:
+            data (Path): Root of the data.
+
+        Returns:
+            AnomalibDataModule: Datamodule.
+        """
+        if self.dataset == "mvtec":
+            return MVTecAD(data, self.category, self.batch_size, eval_batch_size=16, num_workers=0)
+        if self.dataset == "mnist":
+            return OneClassMNIST(data, int(self.category), self.batch_size)
+        return OneClassCIFAR10(data, self.category, self.batch_size)
+
+
+def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_checkpoint: bool) -> Row:
+    """Train and test a cell; a training that was stopped goes on from its last checkpoint.
+
+    Args:
+        cell (Cell): Cell.
+        data (Path): Root of the data.
+        folder (Path): Folder of the cell: gets ``scores.csv``, ``result.json`` and ``model.ckpt``.
+        device (str): ``"cpu"`` or ``"cuda"``.
+        precision (str): Lightning's precision of the training.
+        keep_checkpoint (bool): Keep ``model.ckpt``.
+
+    Returns:
+        Row: What identifies the cell, its measures, duration and commit.
+    """
+    start = time.perf_counter()
+    model, datamodule = cell.build(), cell.read(data)
+    resume = folder / "resume"
+    engine = Engine(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=precision,
+        max_epochs=-1 if cell.steps else cell.epochs,
+        max_steps=cell.steps or -1,
+        limit_val_batches=0,  # ranges come from the last epoch; validation would cost time and choose nothing
+        default_root_dir=folder / "engine",
+        logger=False,
+        enable_model_summary=False,
+        callbacks=[ModelCheckpoint(resume, save_last=True, save_top_k=0, every_n_epochs=max(1, cell.epochs // 20))],
+    )
+    last = resume / "last.ckpt"
+    earlier = json.loads((folder / "earlier.json").read_text()) if (folder / "earlier.json").exists() else 0.0
+    if not last.exists():
+        earlier = 0.0
+    try:
+        engine.fit(model, datamodule=datamodule, ckpt_path=last if last.exists() else None)
+    finally:
+        write(folder / "earlier.json", json.dumps(earlier + time.perf_counter() - start))
+    trained = earlier + time.perf_counter() - start
+    if keep_checkpoint:
+        engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
+    measures = evaluate(model, datamodule, folder / "scores.csv", device)
+    row = {**asdict(cell), "trained_steps": engine.trainer.global_step, "train_seconds": round(trained, 1)}
+    row |= {"seconds": round(earlier + time.perf_counter() - start, 1), "commit": _commit(), **measures}
+    write(folder / "result.json", json.dumps(row, indent=1))
+    last.unlink(missing_ok=True)
+    return row
+
+
+@torch.no_grad()
+def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Path, device: str) -> Row:
+    """Score the test images.
+
+    Args:
+        model (Daad | Mnad): Trained model.
+        datamodule (AnomalibDataModule): Data, set up.
+        scores_path (Path): File for R, L, fused score and label of each image.
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        Row: Image AUROC of R, L (None without) and the fused score; pixel AUROC and AUPRO where there are masks.
+    """
+    model = model.eval().to(device)
+    pre_processor: Any = model.pre_processor
+    pixels: Any = [AUROC(fields=["anomaly_map", "gt_mask"]), AUPRO(fields=["anomaly_map", "gt_mask"])]
+    rows: list[Row] = []
+    has_masks = False
+    for batch in datamodule.test_dataloader():
+        pre_processor.on_test_batch_start(None, None, batch, 0)
+        images = batch.image.to(device)
+        parts, output = model.model.scores(images), model.model(images)
+        alignment = [None] * len(images) if parts.alignment is None else parts.alignment.tolist()
+        paths = zip(batch.image_path, batch.gt_label.tolist(), strict=True)
+        values = zip(parts.reconstruction.tolist(), alignment, output.pred_score.tolist(), strict=True)
+        rows += [
+            {"image": path, "label": int(label), "R": r, "L": l_x, "fused": fused}
+            for (path, label), (r, l_x, fused) in zip(paths, values, strict=True)
+        ]
+        if batch.gt_mask is not None:
+            has_masks = True
+            compared = ImageBatch(image=batch.image, anomaly_map=output.anomaly_map.cpu(), gt_mask=batch.gt_mask)
+            for metric in pixels:
+                metric.update(compared)
+    write(scores_path, to_csv(rows))
+    labels = [row["label"] for row in rows]
+    measures: Row = {
+        f"auroc_{part}": None if rows[0][part] is None else round(roc_auc_score(labels, [row[part] for row in rows]), 6)
+        for part in ("R", "L", "fused")
+    }
+    pixel, pro = [round(float(metric.compute()), 6) if has_masks else None for metric in pixels]
+    return measures | {"auroc_pixel": pixel, "aupro": pro}
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Write rows as text.
+
+    Args:
+        rows (list[Row]): At least one row; all with the same keys.
+
+    Returns:
+        str: CSV with a header.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path (Path): File.
+        text (str): Its contents.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _commit() -> str:
+    """Commit of the package, or its version where it is not in a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commands = ([*git, "ls-files", "--error-unmatch", __file__], [*git, "describe", "--always", "--dirty"])
+    try:
+        for command in commands:
+            run_git = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # our own words
+        return run_git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    try:
+        return version("anomalib-daad")
+    except PackageNotFoundError:
+        return "unknown"
