@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -125,7 +126,11 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
         default_root_dir=folder / "engine",
         logger=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(resume, save_last=True, save_top_k=0, every_n_epochs=max(1, cell.epochs // 20))],
+        callbacks=[
+            ModelCheckpoint(
+                resume, "last", enable_version_counter=False, every_n_epochs=max(1, min(cell.epochs // 20, 50))
+            )
+        ],
     )
     last = resume / "last.ckpt"
     earlier = json.loads((folder / "earlier.json").read_text()) if (folder / "earlier.json").exists() else 0.0
@@ -142,7 +147,8 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
     row = {**asdict(cell), "trained_steps": engine.trainer.global_step, "train_seconds": round(trained, 1)}
     row |= {"seconds": round(earlier + time.perf_counter() - start, 1), "commit": _commit(), **measures}
     write(folder / "result.json", json.dumps(row, indent=1))
-    last.unlink(missing_ok=True)
+    for scratch in (resume, folder / "engine"):
+        shutil.rmtree(scratch, ignore_errors=True)
     return row
 
 

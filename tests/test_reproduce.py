@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The tables of the paper: their numbers, the cells, and what stopping, sharing and failing do to them."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from anomalib.engine import Engine
+from filelock import FileLock
+from sklearn.metrics import roc_auc_score
+
+from anomalib_daad.reproduce import cell as cells
+from anomalib_daad.reproduce import command, paper, tables
+from anomalib_daad.reproduce.command import reproduce, results
+from anomalib_daad.reproduce.systems import SYSTEMS
+
+TINY = {"base_channels": 4, "num_items": 5}
+RUN = {"image_size": 32, "batch_size": 4, "precision": "32-true"}
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch) -> None:
+    """Small models; the division rates fit 32 px."""
+    overrides = {**TINY, "image_cache_gb": 0.1}
+    monkeypatch.setitem(cells.OVERRIDES, "mvtec", overrides)
+    for name in ("DAAD", "DAAD+"):
+        system = SYSTEMS[name]
+        monkeypatch.setitem(SYSTEMS, name, system._replace(arguments={**system.arguments, "division_rates": (2, 2, 1)}))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def refuse(*_, **__) -> None:
+    msg = "nothing is to be trained"
+    raise AssertionError(msg)
+
+
+def test_numbers_of_the_paper_agree_with_its_means() -> None:
+    assert len(paper.TABLE_3) == 15
+    for system, printed in paper.TABLE_3_MEANS.items():
+        assert mean(row[system] for row in paper.TABLE_3.values()) == pytest.approx(printed, abs=1e-3)
+    # The three tables share these systems.
+    assert paper.TABLE_4[8] == paper.TABLE_3_MEANS["DAAD"] == paper.TABLE_5["DAAD", False, False, "R"]
+    assert paper.TABLE_5["DAAD", True, True, "fused"] == paper.TABLE_3_MEANS["DAAD+"]
+    assert paper.TABLE_5["AE", False, False, "R"] == paper.TABLE_3_MEANS["AE"]
+    assert paper.TABLE_5["MemAE", False, False, "R"] == paper.TABLE_3_MEANS["MemAE"]
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "table4", "table5"])
+def test_every_system_of_a_table_exists(table) -> None:
+    entries = tables.entries(table, "mnist" if table == "table2" else "mvtec", None)
+    assert {entry.system for entry in entries} <= SYSTEMS.keys()
+    if table == "table5":
+        assert len(entries) == 15
+        assert len({entry.system for entry in entries}) == 9  # what differs in the score alone is trained once
+
+
+def test_cells_are_run_once_whatever_table_asks(data_root, tmp_path, monkeypatch) -> None:
+    systems = ["AE", "DAAD+"]
+    reproduce("table3", data_root, systems=systems, steps=3, output=tmp_path, **RUN)
+    rows = read(tmp_path / "results.csv")
+    assert [(row["system"], row["category"], row["trained_steps"]) for row in rows] == [
+        ("AE", "part", "3"),
+        ("DAAD+", "part", "3"),
+    ]
+    for row in rows:
+        name = cells.Cell("mvtec", row["system"], "part", 32, 1000, 3, 4, 0).name
+        scores = read(tmp_path / "cells" / name / "scores.csv")
+        labels = ["good" not in Path(score["image"]).parts for score in scores]
+        for part in ("R", "L", "fused"):
+            if row["system"] == "AE" and part == "L":
+                assert row["auroc_L"] == scores[0]["L"] == ""
+                continue
+            expected = roc_auc_score(labels, [float(score[part]) for score in scores])
+            assert float(row[f"auroc_{part}"]) == pytest.approx(expected, abs=1e-6)
+        assert 0 <= float(row["auroc_pixel"]) <= 1
+        assert 0 <= float(row["aupro"]) <= 1
+        assert (tmp_path / "cells" / name / "model.ckpt").exists()
+
+    monkeypatch.setattr(Engine, "fit", refuse)
+    reproduce("table3", data_root, systems=systems, steps=3, output=tmp_path, **RUN)
+    reproduce("table5", data_root, systems=systems, steps=3, output=tmp_path, **RUN)
+    assert read(tmp_path / "results.csv") == rows
+    text = (tmp_path / "table5.md").read_text()
+    assert "AE, no L_adv, R | DAAD, L_adv, L_ali, R | DAAD, L_adv, L_ali, L | DAAD, L_adv, L_ali, fused" in text
+    assert float(rows[1]["auroc_L"]) == pytest.approx(float(text.split("| part |")[1].split("|")[2]), abs=1e-3)
+
+
+def test_a_failed_cell_does_not_stop_the_others(data_root, tmp_path, monkeypatch) -> None:
+    run = cells.run
+
+    def fail(cell: cells.Cell, *arguments):
+        if cell.system == "AE":
+            msg = "out of luck"
+            raise RuntimeError(msg)
+        return run(cell, *arguments)
+
+    monkeypatch.setattr(cells, "run", fail)
+    with pytest.raises(ValueError, match=r"1 of 2 cells failed.*AE.*out of luck"):
+        reproduce("table3", data_root, systems=["AE", "DAAD"], steps=2, output=tmp_path, **RUN)
+    assert [row["system"] for row in results(tmp_path)] == ["DAAD"]
+    (reason,) = tmp_path.glob("cells/*/error.txt")
+    assert "out of luck" in reason.read_text()
+    monkeypatch.setattr(cells, "run", run)
+    reproduce("table3", data_root, systems=["AE", "DAAD"], steps=2, output=tmp_path, **RUN)
+    assert [row["system"] for row in results(tmp_path)] == ["AE", "DAAD"]
+    assert not reason.exists()
+
+
+def test_what_another_process_runs_is_waited_for(data_root, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _, sleep=time.sleep: sleep(0.05))
+    ran = []
+    run = cells.run
+    monkeypatch.setattr(cells, "run", lambda cell, *rest: ran.append(cell.system) or run(cell, *rest))
+    reproduce("table3", data_root, systems=["AE"], steps=2, output=tmp_path / "other", **RUN)
+    name = cells.Cell("mvtec", "AE", "part", 32, 1000, 2, 4, 0).name
+    folder = tmp_path / "mine" / "cells" / name
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / "lock", thread_local=False)
+    lock.acquire()
+    arguments = {"systems": ["AE", "DAAD"], "steps": 2, "output": tmp_path / "mine", **RUN}
+    thread = threading.Thread(target=reproduce, args=("table3", data_root), kwargs=arguments)
+    thread.start()
+    while not list((tmp_path / "mine").glob("cells/*DAAD*/result.json")):
+        assert thread.is_alive()
+        time.sleep(0.05)
+    (folder / "result.json").write_text((tmp_path / "other" / "cells" / name / "result.json").read_text())
+    lock.release()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert ran == ["AE", "DAAD"]  # AE in the other folder only
+    assert len(read(tmp_path / "mine" / "results.csv")) == 2
+
+
+def test_a_killed_run_goes_on(data_root, tmp_path, monkeypatch) -> None:
+    """kill -9 loses at most a twentieth of a training, and no lock stays behind."""
+    code = f"""
+from anomalib_daad.reproduce import cell
+from anomalib_daad.reproduce.command import reproduce
+from pathlib import Path
+cell.OVERRIDES["mvtec"] = {cells.OVERRIDES["mvtec"]}
+data, output = Path({str(data_root)!r}), Path({str(tmp_path)!r})
+reproduce("table3", data, systems=["AE"], epochs=60, output=output, **{RUN})
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("cells/*/resume/last.ckpt")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not list(tmp_path.glob("cells/*/result.json"))
+    epochs = []
+    fit = Engine.fit
+
+    def note(engine: Engine, *arguments, ckpt_path: Path | None = None, **others) -> None:
+        assert ckpt_path is not None
+        fit(engine, *arguments, ckpt_path=ckpt_path, **others)
+        epochs.append(engine.trainer.current_epoch)
+
+    monkeypatch.setattr(Engine, "fit", note)
+    reproduce("table3", data_root, systems=["AE"], epochs=60, output=tmp_path, **RUN)
+    assert epochs == [60]
+    (row,) = results(tmp_path)
+    assert row["trained_steps"] == 60 * 3
+    assert not list(tmp_path.glob("cells/*/resume"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"table": "table9"}, ["table9", "table2, table3"]),
+        ({"systems": ["VAE"]}, ["VAE", "AE+Skip"]),
+        ({"categories": ["nut"]}, ["nut", "part"]),
+        ({"device": "tpu"}, ["tpu", "cpu"]),
+        ({"data": Path("nowhere")}, ["nowhere", "--data"]),
+        ({"systems": ["DAAD, r = 16"], "table": "table4"}, ["32x32", "256x256", "division_rates (16, 16)"]),
+        ({"systems": ["MNAD"], "table": "table4"}, ["table4", "MNAD"]),
+    ],
+)
+def test_bad_input_is_one_sentence(data_root, tmp_path, monkeypatch, arguments, words) -> None:
+    monkeypatch.setattr(Engine, "fit", refuse)
+    arguments = {"table": "table3", "data": data_root, "output": tmp_path / "out", **RUN, **arguments}
+    with pytest.raises((ValueError, OSError)) as error:
+        reproduce(**arguments)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file(data_root, tmp_path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OSError, match="--output"):
+        reproduce("table3", data_root, output=tmp_path / "out", steps=1, **{**RUN, "image_size": 128})
+
+
+def test_rates_that_do_not_fit_are_left_out_of_the_whole_table(data_root, tmp_path, monkeypatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr(command, "_run_all", lambda wanted, *_: asked.extend(wanted) or {})
+    reproduce("table4", data_root, output=tmp_path, steps=1, **{**RUN, "image_size": 128})
+    assert [cell.system for cell in asked] == ["DAAD, r = 1", "DAAD, r = 2", "DAAD, r = 4", "DAAD"]
+    assert "without DAAD, r = 16" in capsys.readouterr().out
+    assert "only the mean over all of its categories" in (tmp_path / "table4.md").read_text()
