@@ -70,7 +70,7 @@ class InspectedImages(Sequence[InspectedImage]):
 
 
 def _read_category(root: Path, category: str) -> AnomalibDataset:
-    if not (root / category).is_dir():  # anomalib would download MVTec AD
+    if not (root / category).is_dir():
         found = ", ".join(_categories(root)) or "none"
         msg = f"There is no category {category} in {root}; found: {found}."
         raise ValueError(msg)

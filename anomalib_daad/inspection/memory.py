@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from ..block_memory import BlockMemory
 from ..lightning_model import Daad
@@ -80,7 +82,7 @@ def draw_use(observations: Observations) -> Picture:
         count = len(memory.items)
         axes.hist(memory.mean_weights * count, bins=30, color=PALETTE[4])
         axes.set_title(f"Scale {memory.scale}: {memory.dead.sum()} of {count}\nitems dead")
-        axes.set(xlabel="mean weight times N", ylabel="items")
+        axes.set(xlabel="mean weight times N", ylabel="items", xlim=(0, None))
     caption = (
         f"Mean weight of each item over all blocks of {_count(observations)}, in units of 1/N. Dead items have no "
         "weight in any block: a smaller memory would do."
@@ -105,7 +107,7 @@ def draw_reads(model: Daad, close_up: CloseUp, name: str) -> Picture:
         for scale, memory in enumerate(model.model.autoencoder.memories, start=1)
         if isinstance(memory, BlockMemory)
     ]
-    figure, grid = panels(len(memories), columns=2, height=3.3)
+    figure, grid = panels(len(memories), columns=2, height=3.05)
     texts = []
     for axes, (scale, memory), read in zip(grid, memories, close_up.reads, strict=True):
         strongest = strongest_items(read.weights[0], memory.division_rates)
@@ -115,8 +117,8 @@ def draw_reads(model: Daad, close_up: CloseUp, name: str) -> Picture:
         texts.append(f"scale {scale} reads {len(np.unique(strongest))} different items in {strongest.size} blocks")
     caption = (
         f"{name}: the number of the item that each block gives the most weight; where channels are divided too, the "
-        "most of all channel groups. Items that several blocks share are coloured, up to seven; grids of many blocks "
-        "have colours alone."
+        "most of all channel groups. The items that most blocks share are coloured, up to seven; grids of many "
+        "blocks have colours alone."
     )
     return Picture("reads", "What an image reads", caption, f"The image {name}: {'; '.join(texts)}.", figure)
 
@@ -140,12 +142,14 @@ def _draw_items_of(axes: Axes, memory: MemoryUse) -> None:
     axes.set_title(f"Scale {memory.scale}: " + (f"{MAX_ITEMS} of " if count > MAX_ITEMS else "") + f"{count} items")
     places = place(memory.items[chosen])
     use, dead = memory.mean_weights[chosen] * count, memory.dead[chosen]
-    points = axes.scatter(places[~dead, 0], places[~dead, 1], c=use[~dead], s=14, cmap="viridis")
+    points = axes.scatter(places[~dead, 0], places[~dead, 1], c=use[~dead], s=14, cmap="viridis", vmin=0)
     axes.scatter(places[dead, 0], places[dead, 1], c="#D55E00", s=26, marker="x")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     if not dead.all():
-        axes.figure.colorbar(points, ax=axes, location="bottom", label="mean weight times N", pad=0.02, aspect=25)
+        axes.figure.colorbar(
+            points, ax=axes, location="bottom", label="mean weight times N", pad=0.02, aspect=25, ticks=MaxNLocator(4)
+        )
 
 
 def place(items: np.ndarray) -> np.ndarray:
@@ -160,7 +164,8 @@ def place(items: np.ndarray) -> np.ndarray:
     if len(items) < 4:  # too few for neighbourhoods
         return np.stack([np.arange(len(items)), np.zeros(len(items))], axis=1)
     perplexity = min(30.0, (len(items) - 1) / 3)
-    return TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0).fit_transform(items)
+    with threadpool_limits(1):  # one thread is faster on so little, and always adds up in the same order
+        return TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0).fit_transform(items)
 
 
 def _draw_reads_of(axes: Axes, image: np.ndarray, strongest: np.ndarray) -> None:

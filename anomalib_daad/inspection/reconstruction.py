@@ -33,10 +33,10 @@ def draw_reconstructions(model: Daad, images: InspectedImages, observations: Obs
     shown = [images[index] for index in rows]
     close_ups = [look(model, image) for image in shown]
     has_masks = any(image.mask is not None and image.mask.any() for image in shown)
-    figure, grid = _grid(len(rows), 5 if has_masks else 4)
+    figure, grid = _grid(len(rows), 5 if has_masks else 4, with_bars=True)
     highest_error = max(close_up.error.max() for close_up in close_ups)
     highest_map = max(close_up.anomaly_map.max() for close_up in close_ups)
-    for axes, image, close_up in zip(grid, shown, close_ups, strict=True):
+    for axes, image, close_up in zip(grid, shown, close_ups, strict=False):
         axes[0].imshow(close_up.image)
         axes[1].imshow(close_up.reconstruction)
         error = axes[2].imshow(close_up.error, cmap="viridis", vmin=0, vmax=highest_error)
@@ -46,10 +46,12 @@ def draw_reconstructions(model: Daad, images: InspectedImages, observations: Obs
             height, width = close_up.error.shape
             axes[4].imshow(mask, cmap="gray", vmin=0, vmax=1, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     _label(grid, shown, ["input", "rebuilt", "error", "map", "mask"])
-    for column, mappable in ((2, error), (3, anomaly_map)):
-        bar = figure.colorbar(mappable, ax=grid[:, column], location="bottom", aspect=8, pad=0.01)
+    for axes, mappable in ((grid[-1, 2], error), (grid[-1, 3], anomaly_map)):
+        axes.set_axis_on()
+        bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
         bar.set_ticks([0, mappable.norm.vmax], labels=["0", f"{mappable.norm.vmax:.2g}"], fontsize=9)
-        bar.outline.set_visible(False)
+        for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
     caption = (
         f"{_list_rows(shown)} Rebuilt: the model's reconstruction. Error: its absolute difference from the input, the "
         "mean over the colours, from 0 to 1. Map: the anomaly map, the blurred squared error. Bright is more; all rows "
@@ -89,13 +91,17 @@ def draw_rates(models: Sequence[Daad], images: InspectedImages, observations: Ob
     return Picture("rates", "Division rates", caption, alt, figure)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    cell = (WIDTH - 0.4) / columns
-    figure = Figure(figsize=(WIDTH, rows * (cell + 0.06) + 0.8), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
-    grid: np.ndarray = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flatten():
+def _grid(rows: int, columns: int, with_bars: bool = False) -> tuple[Figure, np.ndarray]:
+    """Panels for images, and below them a row for colour bars."""
+    cell = (WIDTH - 0.5) / columns
+    figure = Figure(figsize=(WIDTH, rows * (cell + 0.04) + 0.3 + 0.4 * with_bars), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[union-attr,call-arg]
+    heights = [1.0] * rows + [0.08] * with_bars
+    grid: np.ndarray = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for axes in grid[:rows].flatten():
         bare(axes)
+    for axes in grid[rows:].flatten():
+        axes.set_axis_off()
     return figure, grid
 
 

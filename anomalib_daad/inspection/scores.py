@@ -9,6 +9,7 @@ import torch
 from anomalib.post_processing import PostProcessor
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from ..anomaly_score import FusedScore
@@ -108,7 +109,7 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
         Picture: A scatter plot.
     """
     score = model.model.score
-    figure, axes = _figure("R(x) against L(x)")
+    figure, axes = _figure("L(x) against R(x)")
     reconstruction, alignment = observations.reconstruction, np.asarray(observations.alignment)
     for name, chosen, colour, marker in _kinds(observations):
         axes.scatter(reconstruction[chosen], alignment[chosen], c=colour, marker=marker, label=name, alpha=0.8)
@@ -129,8 +130,9 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
         caption += " No line: the checkpoint has no threshold, and these images are not of both kinds."
     axes.set(xlabel="R(x), reconstruction", ylabel="L(x), alignment", xlim=limits[0], ylim=limits[1])
     _legend(figure, axes)
-    alt = f"Scatter plot of R(x) against L(x) of {len(observations.names)} images."
-    return Picture("scores", "Scores", caption, alt + _describe_decision(observations, threshold), figure)
+    decision = _describe_decision(observations, threshold)
+    alt = f"Scatter plot of L(x) against R(x) of {len(observations.names)} images."
+    return Picture("scores", "Scores", caption + decision, alt + decision, figure)
 
 
 def draw_histogram(observations: Observations, model: Daad, threshold: Threshold | None) -> Picture:
@@ -144,11 +146,11 @@ def draw_histogram(observations: Observations, model: Daad, threshold: Threshold
     Returns:
         Picture: A histogram.
     """
-    figure, axes = _figure("How high R(x) is")
+    figure, axes = _figure(f"R(x) of {len(observations.names)} images")
     values = observations.reconstruction
-    bins = np.histogram_bin_edges(values, bins=25).tolist()
-    for name, chosen, colour, _ in _kinds(observations):
-        axes.hist(values[chosen], bins=bins, color=colour, label=name, alpha=0.65, edgecolor="white")
+    bins = np.histogram_bin_edges(values, bins=15).tolist()
+    names, choices, colours, _ = zip(*_kinds(observations), strict=True)
+    axes.hist([values[chosen] for chosen in choices], bins=bins, color=colours, label=names)
     caption = "R(x), the distance of image and reconstruction. The model has no discriminator, and so no L(x)."
     if threshold is not None:
         low, high = model.model.score.reconstruction_range.double().nan_to_num().tolist()
@@ -156,9 +158,11 @@ def draw_histogram(observations: Observations, model: Daad, threshold: Threshold
         axes.axvline(at, color="black", linestyle="--", label="decision")
         caption += f" Images right of the dashed line are called defective: it is {threshold.source}."
     axes.set(xlabel="R(x), reconstruction", ylabel="images")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
+    decision = _describe_decision(observations, threshold)
     alt = f"Histogram of R(x) of {len(observations.names)} images."
-    return Picture("scores", "Scores", caption, alt + _describe_decision(observations, threshold), figure)
+    return Picture("scores", "Scores", caption + decision, alt + decision, figure)
 
 
 def draw_roc(observations: Observations) -> Picture | Omission:
