@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+import torch
 from anomalib.engine import Engine
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
@@ -29,8 +30,8 @@ RUN = {"image_size": 32, "batch_size": 4, "precision": "32-true"}
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch) -> None:
     """Small models; the division rates fit 32 px."""
-    overrides = {**TINY, "image_cache_gb": 0.1}
-    monkeypatch.setitem(cells.OVERRIDES, "mvtec", overrides)
+    defaults = {**TINY, "image_cache_gb": 0.1}
+    monkeypatch.setitem(cells.DEFAULTS, "mvtec", defaults)
     for name in ("DAAD", "DAAD+"):
         system = SYSTEMS[name]
         monkeypatch.setitem(SYSTEMS, name, system._replace(arguments={**system.arguments, "division_rates": (2, 2, 1)}))
@@ -64,6 +65,20 @@ def test_every_system_of_a_table_exists(table) -> None:
     if table == "table5":
         assert len(entries) == 15
         assert len({entry.system for entry in entries}) == 9  # what differs in the score alone is trained once
+
+
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+@pytest.mark.parametrize(("dataset", "image_size"), [("mvtec", 256), ("mnist", 32), ("cifar10", 32)])
+def test_every_system_can_be_built(system, dataset, image_size, monkeypatch) -> None:
+    monkeypatch.undo()
+    cell = cells.Cell(dataset, system, "0", image_size, 1, None, 4, 0)
+    if dataset != "mvtec" and system == "DAAD, r = 16":
+        with pytest.raises(ValueError, match="32x32"), torch.device("meta"):
+            cell.build()
+        return
+    with torch.device("meta"):
+        model = cell.build()
+    assert model.flips == (dataset == "mvtec")
 
 
 def test_cells_are_run_once_whatever_table_asks(data_root, tmp_path, monkeypatch) -> None:
@@ -149,7 +164,7 @@ def test_a_killed_run_goes_on(data_root, tmp_path, monkeypatch) -> None:
 from anomalib_daad.reproduce import cell
 from anomalib_daad.reproduce.command import reproduce
 from pathlib import Path
-cell.OVERRIDES["mvtec"] = {cells.OVERRIDES["mvtec"]}
+cell.DEFAULTS["mvtec"] = {cells.DEFAULTS["mvtec"]}
 data, output = Path({str(data_root)!r}), Path({str(tmp_path)!r})
 reproduce("table3", data, systems=["AE"], epochs=60, output=output, **{RUN})
 """

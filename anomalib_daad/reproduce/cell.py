@@ -12,6 +12,7 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ from .systems import SYSTEMS
 
 Row = dict[str, Any]
 MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
-# Digits and vehicles that are flipped become others; 32 pixels leave 4 after three scales, as DCGAN's do.
-OVERRIDES: dict[str, dict[str, Any]] = {
-    "mvtec": {},
-    "mnist": {"num_scales": 3, "flips": False},
-    "cifar10": {"num_scales": 3, "flips": False},
-}
+# Digits that are flipped become others; 32 pixels leave 4 after three scales, as DCGAN's do, which a rate of 8 does not
+# divide. A system's own arguments come first.
+_SMALL = {"num_scales": 3, "flips": False, "division_rates": (2, 2, 1)}
+DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _SMALL, "cifar10": _SMALL}
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,10 @@ class Cell:
             ValueError: If the image size and the division rates do not fit.
         """
         system = SYSTEMS[self.system]
-        overrides = OVERRIDES[self.dataset]
-        arguments = {**system.arguments, **overrides, "seed": self.seed, "visualizer": False, "evaluator": False}
-        return MODELS[system.model](image_size=(self.image_size, self.image_size), **arguments)
+        model = MODELS[system.model]
+        defaults = {key: value for key, value in DEFAULTS[self.dataset].items() if key in signature(model).parameters}
+        arguments = {**defaults, **system.arguments, "seed": self.seed, "visualizer": False, "evaluator": False}
+        return model(image_size=(self.image_size, self.image_size), **arguments)
 
     def read(self, data: Path) -> AnomalibDataModule:
         """Prepare the data.

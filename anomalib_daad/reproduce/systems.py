@@ -68,6 +68,6 @@ SYSTEMS: dict[str, System] = {
             "adversarial": False,
         }
     ),
-    "MNAD": System({"flips": True, "learning_rate": 2e-4}, "Mnad"),
-    "MNAD, no memory": System({"num_items": 0, "flips": True, "learning_rate": 2e-4}, "Mnad"),
+    "MNAD": System({"learning_rate": 2e-4}, "Mnad"),
+    "MNAD, no memory": System({"num_items": 0, "learning_rate": 2e-4}, "Mnad"),
 }
