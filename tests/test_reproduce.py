@@ -112,6 +112,11 @@ def test_cells_are_run_once_whatever_table_asks(data_root, tmp_path, monkeypatch
     assert float(rows[1]["auroc_L"]) == pytest.approx(float(text.split("| part |")[1].split("|")[2]), abs=1e-3)
 
 
+def test_a_short_training_in_epochs(data_root, tmp_path) -> None:
+    reproduce("table3", data_root, systems=["AE"], epochs=2, output=tmp_path, **RUN)
+    assert [row["trained_steps"] for row in results(tmp_path)] == [6]
+
+
 def test_a_failed_cell_does_not_stop_the_others(data_root, tmp_path, monkeypatch) -> None:
     run = cells.run
 

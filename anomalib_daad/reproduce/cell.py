@@ -99,6 +99,14 @@ class Cell:
         return OneClassCIFAR10(data, self.category, self.batch_size)
 
 
+class _ResumePoint(ModelCheckpoint):
+    """Checkpoint to go on from, beside the one that anomalib's Engine writes."""
+
+    @property
+    def state_key(self) -> str:
+        return "ResumePoint"
+
+
 def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_checkpoint: bool) -> Row:
     """Train and test a cell; a training that was stopped goes on from its last checkpoint.
 
@@ -127,7 +135,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
         logger=False,
         enable_model_summary=False,
         callbacks=[
-            ModelCheckpoint(
+            _ResumePoint(
                 resume, "last", enable_version_counter=False, every_n_epochs=max(1, min(cell.epochs // 20, 50))
             )
         ],
