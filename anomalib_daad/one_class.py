@@ -344,6 +344,9 @@ def _read_npz(path: Path, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.u
         msg = f"{path} is no MNIST: {keys[0]} must be of shape (N, H, W) and uint8, and {keys[1]} of shape (N,), got "
         msg += f"{images.shape}, {images.dtype}, and {labels.shape}."
         raise ValueError(msg)
+    if not np.isin(labels, range(10)).all():
+        msg = f"{path} is no MNIST: the classes in {keys[1]} must be 0 to 9, got {labels.min()} to {labels.max()}."
+        raise ValueError(msg)
     return images, labels
 
 

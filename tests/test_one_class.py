@@ -269,6 +269,7 @@ def test_unknown_class(kind, wrong) -> None:
         ({"x_train": DIGITS["train"][0], "y_train": np.zeros((60, 1))}, r"\(60, 28, 28\), uint8, and \(60, 1\)"),
         ({"x_train": np.zeros((60, 784)), "y_train": np.zeros(60)}, r"\(60, 784\), float64, and \(60,\)"),
         ({"x_train": DIGITS["train"][0], "y_train": np.full(60, 1)}, "no train images of class 0, which shall be"),
+        ({"x_train": DIGITS["train"][0], "y_train": np.arange(60)}, "must be 0 to 9, got 0 to 59"),
     ],
 )
 def test_wrong_npz(tmp_path, arrays, words) -> None:
