@@ -138,6 +138,17 @@ def test_a_failed_cell_does_not_stop_the_others(data_root, tmp_path, monkeypatch
     assert not reason.exists()
 
 
+def test_a_failed_cell_starts_anew(data_root, tmp_path, monkeypatch) -> None:
+    evaluate = cells.evaluate
+    monkeypatch.setattr(cells, "evaluate", refuse)
+    with pytest.raises(ValueError, match="nothing is to be trained"):
+        reproduce("table3", data_root, systems=["AE"], epochs=2, output=tmp_path, **RUN)
+    assert not list(tmp_path.glob("cells/*/resume"))
+    monkeypatch.setattr(cells, "evaluate", evaluate)
+    reproduce("table3", data_root, systems=["AE"], epochs=2, output=tmp_path, **RUN)
+    assert [row["trained_steps"] for row in results(tmp_path)] == [6]
+
+
 def test_what_another_process_runs_is_waited_for(data_root, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _, sleep=time.sleep: sleep(0.05))
     ran = []
@@ -232,3 +243,24 @@ def test_rates_that_do_not_fit_are_left_out_of_the_whole_table(data_root, tmp_pa
     assert [cell.system for cell in asked] == ["DAAD, r = 1", "DAAD, r = 2", "DAAD, r = 4", "DAAD"]
     assert "without DAAD, r = 16" in capsys.readouterr().out
     assert "only the mean over all of its categories" in (tmp_path / "table4.md").read_text()
+
+
+def test_pixels_of_all_images_are_judged_together() -> None:
+    """Maps beyond 1 in one batch of several, where metrics would squash that batch alone."""
+    torch.manual_seed(0)
+    masks = torch.zeros(6, 32, 32, dtype=torch.bool)
+    masks[:, 8:16, 8:16] = True
+    maps = torch.rand(6, 1, 32, 32) * torch.tensor([0.2, 0.2, 0.2, 3.0, 3.0, 3.0])[:, None, None, None]
+    maps += masks[:, None] * 0.1
+    measures = cells._pixel_measures(maps, masks)
+    assert measures["auroc_pixel"] == pytest.approx(roc_auc_score(masks.flatten(), maps.flatten()), abs=1e-6)
+    assert cells._pixel_measures(0.01 * maps, masks) == pytest.approx(measures, abs=1e-3)
+
+
+def test_digits_need_no_quotes() -> None:
+    from anomalib_daad.command_line import CommandParser
+
+    parser = CommandParser()
+    parser.add_function_arguments(reproduce)
+    parsed = parser.parse_args(["table2", "--data", "mnist.npz", "--categories", "[3, 4]"])
+    assert command._categories("mnist", Path(), parsed.categories) == ["3", "4"]

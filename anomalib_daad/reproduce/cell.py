@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
-from anomalib.metrics import AUPRO, AUROC
+from anomalib.metrics import AUPRO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import roc_auc_score
 
@@ -34,6 +34,9 @@ MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
 # divide. A system's own arguments come first.
 _SMALL = {"num_scales": 3, "flips": False, "division_rates": (2, 2, 1)}
 DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _SMALL, "cifar10": _SMALL}
+
+
+_NO_PIXELS: Row = {"auroc_pixel": None, "aupro": None}
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
     start = time.perf_counter()
     model, datamodule = cell.build(), cell.read(data)
     resume = folder / "resume"
+    interval = 5 if cell.steps else max(1, min(cell.epochs // 20, 50))  # epochs
     engine = Engine(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
@@ -134,11 +138,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
         default_root_dir=folder / "engine",
         logger=False,
         enable_model_summary=False,
-        callbacks=[
-            _ResumePoint(
-                resume, "last", enable_version_counter=False, every_n_epochs=max(1, min(cell.epochs // 20, 50))
-            )
-        ],
+        callbacks=[_ResumePoint(resume, "last", enable_version_counter=False, every_n_epochs=interval)],
     )
     last = resume / "last.ckpt"
     earlier = json.loads((folder / "earlier.json").read_text()) if (folder / "earlier.json").exists() else 0.0
@@ -175,9 +175,8 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
     """
     model = model.eval().to(device)
     pre_processor: Any = model.pre_processor
-    pixels: Any = [AUROC(fields=["anomaly_map", "gt_mask"]), AUPRO(fields=["anomaly_map", "gt_mask"])]
     rows: list[Row] = []
-    has_masks = False
+    maps, masks = [], []
     for batch in datamodule.test_dataloader():
         pre_processor.on_test_batch_start(None, None, batch, 0)
         images = batch.image.to(device)
@@ -190,18 +189,25 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
             for (path, label), (r, l_x, fused) in zip(paths, values, strict=True)
         ]
         if batch.gt_mask is not None:
-            has_masks = True
-            compared = ImageBatch(image=batch.image, anomaly_map=output.anomaly_map.cpu(), gt_mask=batch.gt_mask)
-            for metric in pixels:
-                metric.update(compared)
+            maps.append(output.anomaly_map.cpu())
+            masks.append(batch.gt_mask.cpu())
     write(scores_path, to_csv(rows))
     labels = [row["label"] for row in rows]
     measures: Row = {
         f"auroc_{part}": None if rows[0][part] is None else round(roc_auc_score(labels, [row[part] for row in rows]), 6)
         for part in ("R", "L", "fused")
     }
-    pixel, pro = [round(float(metric.compute()), 6) if has_masks else None for metric in pixels]
-    return measures | {"auroc_pixel": pixel, "aupro": pro}
+    return measures | (_pixel_measures(torch.cat(maps), torch.cat(masks)) if maps else _NO_PIXELS)
+
+
+def _pixel_measures(maps: torch.Tensor, masks: torch.Tensor) -> Row:
+    """Judge the maps of all images at once: metrics scale values beyond [0, 1] batch by batch, each its own way."""
+    low, high = maps.aminmax()
+    scaled = (maps - low) / (high - low).clamp_min(1e-12)
+    pro: Any = AUPRO(fields=["anomaly_map", "gt_mask"])
+    pro.update(ImageBatch(image=torch.zeros(len(maps), 3, *maps.shape[2:]), anomaly_map=scaled, gt_mask=masks))
+    pixel = roc_auc_score(masks.flatten().numpy(), maps.flatten().numpy())
+    return {"auroc_pixel": round(pixel, 6), "aupro": round(float(pro.compute()), 6)}
 
 
 def to_csv(rows: list[Row]) -> str:

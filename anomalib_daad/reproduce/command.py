@@ -3,6 +3,7 @@
 """The command: which cells there are to run, who runs them, and what is written of them."""
 
 import json
+import shutil
 import tempfile
 import time
 import traceback
@@ -24,7 +25,7 @@ TABLES = ("table2", "table3", "table4", "table5")
 def reproduce(
     table: str,
     data: Path,
-    categories: list[str] | None = None,
+    categories: list[str | int] | None = None,
     systems: list[str] | None = None,
     epochs: int = 1000,
     steps: int | None = None,
@@ -71,7 +72,7 @@ def reproduce(
     if unknown:
         msg = f"Unknown system {', '.join(unknown)}; choose among {', '.join(SYSTEMS)}."
         raise ValueError(msg)
-    categories = _categories(dataset, data, categories)
+    names = _categories(dataset, data, categories)
     chosen = tables.entries(table, dataset, systems)
     if not chosen:
         msg = f"{table} has none of the systems {', '.join(systems or [])}; leave --systems out for the paper's."
@@ -81,7 +82,7 @@ def reproduce(
         Cell(dataset, system, category, size, epochs, steps, batch_size or (8 if dataset == "mvtec" else 64), seed)
         for seed in seeds
         for system in dict.fromkeys(entry.system for entry in chosen)
-        for category in categories
+        for category in names
     ]
     wanted = _fitting(wanted, table, systems)
     _check_output(output)
@@ -92,14 +93,14 @@ def reproduce(
         if rows:
             cells.write(output / "results.csv", cells.to_csv(rows))
         heading = f"# {table}\n\nImage AUROC at {size} px, {steps or epochs} {'steps' if steps else 'epochs'}.\n\n"
-        cells.write(output / f"{table}.md", heading + tables.to_markdown(table, chosen, categories, mine))
+        cells.write(output / f"{table}.md", heading + tables.to_markdown(table, chosen, names, mine))
         rich_print(text)
 
     failed = _run_all(wanted, data, output, device, precision, checkpoints, report)
     report(f"{table} -> {output / f'{table}.md'}")
     if failed:
-        names = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        msg = f"{len(failed)} of {len(wanted)} cells failed and will be tried again next time: {names}"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        msg = f"{len(failed)} of {len(wanted)} cells failed and will be tried again next time: {reasons}"
         raise ValueError(msg)
 
 
@@ -140,6 +141,7 @@ def _run_all(wanted, data, output, device, precision, checkpoints, report) -> di
             except Exception as error:  # one cell must not stop the others
                 failed[cell.name] = str(error).strip().split("\n")[0] or type(error).__name__
                 cells.write(folder / "error.txt", traceback.format_exc())
+                shutil.rmtree(folder / "resume", ignore_errors=True)  # next time from the start
                 report(f"{cell.name} failed: {failed[cell.name]}")
             open_cells.remove(cell)
         if open_cells:
@@ -159,7 +161,7 @@ def _dataset(table: str, data: Path) -> str:
     return "cifar10" if "cifar" in data.name.lower() else "mnist"
 
 
-def _categories(dataset: str, data: Path, categories: list[str] | None) -> list[str]:
+def _categories(dataset: str, data: Path, categories: list[str | int] | None) -> list[str]:
     if dataset == "mvtec":
         known = sorted(path.name for path in data.iterdir() if (path / "train" / "good").is_dir())
     else:
