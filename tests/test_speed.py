@@ -13,6 +13,7 @@ from anomalib.models.image.padim.torch_model import PadimModel
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
+from anomalib_daad import Daad
 from anomalib_daad.speed import inference, limit, peers, report, runtimes, timing, training
 from anomalib_daad.speed.benchmark import speed
 from anomalib_daad.torch_model import DaadModel
@@ -92,6 +93,15 @@ def test_steps_train_the_model() -> None:
     for step in (training._daad(images, True, None), training._plain(images)):
         losses = [float(step()) for _ in range(6)]
         assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("part", ["encoder", "memory", "decoder", "discriminator"])
+def test_every_part_of_a_training_pass_is_timed(part) -> None:
+    model = Daad(**SMALL)
+    stopwatch = training._Stopwatch("cpu")
+    training._TimeParts(stopwatch, 0).on_fit_start(None, model)
+    model.losses(torch.rand(2, 3, 32, 32))
+    assert stopwatch.seconds[f"{part}, forward"] > 0
 
 
 def test_growth_has_a_row_for_each_point(monkeypatch, tmp_path) -> None:

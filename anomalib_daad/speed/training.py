@@ -24,6 +24,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch import nn
 
+from ..block_memory import MemoryRead
 from ..lightning_model import Daad
 from ..loss import DiscriminatorLoss, GeneratorLoss
 from ..torch_model import DaadModel
@@ -198,13 +199,23 @@ class _TimeParts(Callback):
         parts: list[tuple[str, nn.Module]] = [
             ("encoder", model.autoencoder.encoder),
             ("decoder", model.autoencoder.decoder),
-            *(("memory", memory) for memory in model.autoencoder.memories),
         ]
         if model.discriminator is not None:
             parts.append(("discriminator", model.discriminator))
         for part, module in parts:
             module.register_forward_pre_hook(lambda *_: watch.stop("other"))
             module.register_forward_hook(lambda *_, part=part: watch.stop(f"{part}, forward"))
+        for memory in model.autoencoder.memories:
+            memory.read = self._timed(memory.read)  # in training memories are read, not called, and hooks stay silent
+
+    def _timed(self, read: Callable[[torch.Tensor], MemoryRead]) -> Callable[[torch.Tensor], MemoryRead]:
+        def timed(features: torch.Tensor) -> MemoryRead:
+            self.stopwatch.stop("other")
+            result = read(features)
+            self.stopwatch.stop("memory, forward")
+            return result
+
+        return timed
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         del trainer, pl_module, batch, batch_idx
