@@ -14,6 +14,7 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
 from anomalib_daad import Daad
+from anomalib_daad.output_folder import read_table, write_table
 from anomalib_daad.speed import inference, limit, peers, report, runtimes, timing, training
 from anomalib_daad.speed.benchmark import speed
 from anomalib_daad.torch_model import DaadModel
@@ -120,8 +121,8 @@ def test_growth_has_a_row_for_each_point(monkeypatch, tmp_path) -> None:
 
 def test_table_round_trip(tmp_path) -> None:
     rows = [{"a": 1, "b": "x"}, {"a": 2, "c": None}]
-    report.write_table(rows, tmp_path / "t.csv")
-    assert report.read_table(tmp_path / "t.csv") == [{"a": "1", "b": "x", "c": ""}, {"a": "2", "b": "", "c": ""}]
+    write_table(rows, tmp_path / "t.csv")
+    assert read_table(tmp_path / "t.csv") == [{"a": "1", "b": "x", "c": ""}, {"a": "2", "b": "", "c": ""}]
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
     assert report.to_markdown(rows) == "| a | b | c |\n| --- | --- | --- |\n| 1 | x |  |\n| 2 |  |  |\n"
 

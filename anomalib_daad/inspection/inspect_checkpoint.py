@@ -2,13 +2,13 @@
 
 """All pictures of a checkpoint, as files and on one page."""
 
-import tempfile
 from pathlib import Path
 
 from matplotlib import rc_context
 from rich import print as rich_print
 
 from ..lightning_model import Daad
+from ..output_folder import prepare_folder
 from .checkpoint import load_model, name_divisions
 from .images import InspectedImages
 from .memory import draw_memories
@@ -37,7 +37,7 @@ def inspect(
     """
     models = [load_model(path) for path in checkpoints]
     images = InspectedImages(data, category)
-    _prepare(output)
+    prepare_folder(output)
     observations = observe(models[0], images)
     pictures: list[Picture | Omission] = []
     with rc_context(STYLE):
@@ -52,16 +52,6 @@ def inspect(
     page = output / "index.html"
     write_page(page, f"What the model makes of {subject}", facts, saved)
     rich_print(f"[bold]{len(observations.names)} images[/bold] -> {page}")
-
-
-def _prepare(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        msg = f"Cannot write to the folder {output} ({error.strerror}): choose another one with --output."
-        raise OSError(msg) from error
 
 
 def _facts(models: list[Daad], checkpoints: list[Path], data: Path, observations: Observations) -> dict[str, str]:

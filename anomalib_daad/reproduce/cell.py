@@ -2,10 +2,7 @@
 
 """One cell of a table: a system trained and tested once, on one category with one seed."""
 
-import csv
-import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,16 +23,14 @@ from sklearn.metrics import roc_auc_score
 from ..lightning_model import Daad
 from ..mnad import Mnad
 from ..one_class import OneClassCIFAR10, OneClassMNIST
+from ..output_folder import Row, write_table, write_text
 from .systems import SYSTEMS
 
-Row = dict[str, Any]
 MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
 # Digits that are flipped become others; 32 pixels leave 4 after three scales, as DCGAN's do, which a rate of 8 does not
 # divide. A system's own arguments come first.
 _SMALL = {"num_scales": 3, "flips": False, "division_rates": (2, 2, 1)}
 DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _SMALL, "cifar10": _SMALL}
-
-
 _NO_PIXELS: Row = {"auroc_pixel": None, "aupro": None}
 
 
@@ -147,14 +142,14 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
     try:
         engine.fit(model, datamodule=datamodule, ckpt_path=last if last.exists() else None)
     finally:
-        write(folder / "earlier.json", json.dumps(earlier + time.perf_counter() - start))
+        write_text(folder / "earlier.json", json.dumps(earlier + time.perf_counter() - start))
     trained = earlier + time.perf_counter() - start
     if keep_checkpoint:
         engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
     measures = evaluate(model, datamodule, folder / "scores.csv", device)
     row = {**asdict(cell), "trained_steps": engine.trainer.global_step, "train_seconds": round(trained, 1)}
     row |= {"seconds": round(earlier + time.perf_counter() - start, 1), "commit": _commit(), **measures}
-    write(folder / "result.json", json.dumps(row, indent=1))
+    write_text(folder / "result.json", json.dumps(row, indent=1))
     for scratch in (resume, folder / "engine"):
         shutil.rmtree(scratch, ignore_errors=True)
     return row
@@ -191,7 +186,7 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
         if batch.gt_mask is not None:
             maps.append(output.anomaly_map.cpu())
             masks.append(batch.gt_mask.cpu())
-    write(scores_path, to_csv(rows))
+    write_table(rows, scores_path)
     labels = [row["label"] for row in rows]
     measures: Row = {
         f"auroc_{part}": None if rows[0][part] is None else round(roc_auc_score(labels, [row[part] for row in rows]), 6)
@@ -208,34 +203,6 @@ def _pixel_measures(maps: torch.Tensor, masks: torch.Tensor) -> Row:
     pro.update(ImageBatch(image=torch.zeros(len(maps), 3, *maps.shape[2:]), anomaly_map=scaled, gt_mask=masks))
     pixel = roc_auc_score(masks.flatten().numpy(), maps.flatten().numpy())
     return {"auroc_pixel": round(pixel, 6), "aupro": round(float(pro.compute()), 6)}
-
-
-def to_csv(rows: list[Row]) -> str:
-    """Write rows as text.
-
-    Args:
-        rows (list[Row]): At least one row; all with the same keys.
-
-    Returns:
-        str: CSV with a header.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        path (Path): File.
-        text (str): Its contents.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def _commit() -> str:

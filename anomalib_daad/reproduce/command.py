@@ -4,9 +4,9 @@
 
 import json
 import shutil
-import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock, Timeout
 from rich import print as rich_print
 
+from ..output_folder import Row, prepare_folder, write_table, write_text
 from . import cell as cells
 from . import paper, tables
-from .cell import Cell, Row
+from .cell import Cell
 from .systems import SYSTEMS
 
 TABLES = ("table2", "table3", "table4", "table5")
@@ -85,15 +86,15 @@ def reproduce(
         for category in names
     ]
     wanted = _fitting(wanted, table, systems)
-    _check_output(output)
+    prepare_folder(output)
 
     def report(text: str) -> None:
         rows = results(output)
         mine = [row for row in rows if Cell(**{key: row[key] for key in Cell.__annotations__}) in wanted]
         if rows:
-            cells.write(output / "results.csv", cells.to_csv(rows))
+            write_table(rows, output / "results.csv")
         heading = f"# {table}\n\nImage AUROC at {size} px, {steps or epochs} {'steps' if steps else 'epochs'}.\n\n"
-        cells.write(output / f"{table}.md", heading + tables.to_markdown(table, chosen, names, mine))
+        write_text(output / f"{table}.md", heading + tables.to_markdown(table, chosen, names, mine))
         rich_print(text)
 
     failed = _run_all(wanted, data, output, device, precision, checkpoints, report)
@@ -116,7 +117,15 @@ def results(output: Path) -> list[Row]:
     return [json.loads(path.read_text()) for path in sorted(output.glob("cells/*/result.json"))]
 
 
-def _run_all(wanted, data, output, device, precision, checkpoints, report) -> dict[str, str]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _run_all(
+    wanted: list[Cell],
+    data: Path,
+    output: Path,
+    device: str,
+    precision: str,
+    checkpoints: bool,
+    report: Callable[[str], None],
+) -> dict[str, str]:
     """Run what nobody else runs; wait for what others run; return why cells failed."""
     failed: dict[str, str] = {}
     durations: list[float] = []
@@ -140,7 +149,7 @@ def _run_all(wanted, data, output, device, precision, checkpoints, report) -> di
                 continue  # another process is at it
             except Exception as error:  # one cell must not stop the others
                 failed[cell.name] = str(error).strip().split("\n")[0] or type(error).__name__
-                cells.write(folder / "error.txt", traceback.format_exc())
+                write_text(folder / "error.txt", traceback.format_exc())
                 shutil.rmtree(folder / "resume", ignore_errors=True)  # next time from the start
                 report(f"{cell.name} failed: {failed[cell.name]}")
             open_cells.remove(cell)
@@ -188,13 +197,3 @@ def _fitting(wanted: list[Cell], table: str, systems: list[str] | None) -> list[
     for system, reason in reasons.items():
         rich_print(f"{table} without {system}: {reason}")
     return [cell for cell in wanted if cell.system not in reasons]
-
-
-def _check_output(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        msg = f"Cannot write to the folder {output} ({error.strerror}): choose another one with --output."
-        raise OSError(msg) from error

@@ -4,12 +4,11 @@
 
 from collections.abc import Callable, Sequence
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..output_folder import Row
 from . import paper
 from .systems import adversarial
-
-Row = dict[str, Any]
 
 
 class Entry(NamedTuple):
@@ -97,8 +96,7 @@ def to_markdown(table: str, chosen: Sequence[Entry], categories: Sequence[str], 
             printed = paper.TABLE_3.get(category, {}).get(entry.system) if table == "table3" else None
             cells.append(_number(_values(rows, entry, category)) + ("" if printed is None else f" ({printed:.3f})"))
         lines.append(f"| {category} | {' | '.join(cells)} |")
-    whole = {"table2": {*paper.MNIST}, "table3": {*paper.TABLE_3}}.get(table, {*paper.TABLE_3})
-    is_whole = {*categories} in (whole, {*paper.CIFAR10})
+    is_whole = {*categories} in ({*paper.TABLE_3}, {*paper.MNIST}, {*paper.CIFAR10})
     means, papers, differences = [], [], []
     for entry in chosen:
         measured = [_values(rows, entry, category) for category in categories]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich import print as rich_print
 
+from ..output_folder import Row, read_table, write_table
 from . import inference, limit, peers, report, runtimes, training
 
 PARTS = (
@@ -64,7 +65,7 @@ def speed(
     _check(parts, models, names, device)
     has_openvino = any(name != "torch" for name in names)
     output.mkdir(parents=True, exist_ok=True)
-    jobs: dict[str, Callable[[], list[report.Row]]] = {
+    jobs: dict[str, Callable[[], list[Row]]] = {
         "limit": lambda: _limits(device),
         "training": lambda: training.compare(train_image_size, train_batch_size, 4 * seconds, device),
         "training_parts": lambda: training.share(train_image_size, train_batch_size, device),
@@ -78,14 +79,14 @@ def speed(
     for part in parts:
         path = output / f"{part}.csv"
         if overwrite or not path.exists():
-            report.write_table(jobs[part](), path)
+            write_table(jobs[part](), path)
         rich_print(f"[bold]{part}[/bold] -> {path}")
         if part == "growth":
-            report.plot_growth(report.read_table(path), output / "growth.png")
+            report.plot_growth(read_table(path), output / "growth.png")
     text = [f"# Speed\n\n{_machine(device)}\n"]
     for part in PARTS:
         path = output / f"{part}.csv"
-        rows = report.read_table(path) if path.exists() else []
+        rows = read_table(path) if path.exists() else []
         text.append(f"\n## {part}\n\n{report.to_markdown(rows) if rows else 'Not measured.'}\n")
     (output / "speed.md").write_text("".join(text))
 
@@ -99,7 +100,7 @@ def _check(parts: list[str], models: list[str], names: list[str], device: str) -
     runtimes.check(names, device)
 
 
-def _limits(device: str) -> list[report.Row]:
+def _limits(device: str) -> list[Row]:
     rows = [
         {"what": f"matrix multiply, {name}", "value": round(limit.matrix_multiply_rate(dtype, device) / 1e9, 1)}
         | {"unit": "GFLOP/s"}

@@ -2,43 +2,12 @@
 
 """Tables and plots of the speed benchmark."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-Row = dict[str, Any]
-
-
-def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV, whole or not at all.
-
-    Args:
-        rows (Sequence[Row]): Rows; columns are those of all of them.
-        path (Path): File to write.
-    """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
-def read_table(path: Path) -> list[Row]:
-    """Read what :func:`write_table` wrote.
-
-    Args:
-        path (Path): File to read.
-
-    Returns:
-        list[Row]: Rows of strings.
-    """
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+from ..output_folder import Row
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
