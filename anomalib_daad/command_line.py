@@ -2,6 +2,7 @@
 
 """``anomalib-daad``: the plugin's own commands. What anomalib does, ``anomalib`` does."""
 
+import json
 import sys
 from collections.abc import Callable
 from inspect import signature
@@ -26,7 +27,7 @@ POSITIONAL: dict[str, dict[str, Any]] = {
 
 
 class CommandParser(ArgumentParser):
-    """Takes a command's main argument by its place; lists one after the other, not in brackets."""
+    """Takes a command's main argument by its place, and its values one after the other."""
 
     def add_function_arguments(self, function: Callable, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a command.
@@ -46,11 +47,45 @@ class CommandParser(ArgumentParser):
         return super().add_function_arguments(function, *args, **{**kwargs, "skip": {first}})
 
 
+def bracket_lists(arguments: list[str], command: Callable) -> list[str]:
+    """Let options that take a list be written ``--seeds 0 1``, beside jsonargparse's ``--seeds "[0, 1]"``.
+
+    Args:
+        arguments (list[str]): What stands after the command's name.
+        command (Callable): The command.
+
+    Returns:
+        list[str]: The same, lists in brackets.
+    """
+    lists = {f"--{name}" for name, it in signature(command).parameters.items() if "list[" in str(it.annotation)}
+    bracketed: list[str] = []
+    rest = list(arguments)
+    while rest:
+        bracketed.append(rest.pop(0))
+        if bracketed[-1] not in lists:
+            continue
+        count = next((index for index, value in enumerate(rest) if value.startswith("--")), len(rest))
+        values, rest = rest[:count], rest[count:]
+        if values and not values[0].startswith("["):
+            values = [f"[{', '.join(value if value.isdigit() else json.dumps(value) for value in values)}]"]
+        bracketed += values
+    return bracketed
+
+
 def main() -> None:
     """Run a command; bad input is one line on standard error and exit status 2."""
     commands: dict[str, Any] = {"inspect": inspect, "reproduce": reproduce, "speed": speed}
+    name, *rest = sys.argv[1:] or [""]
+    arguments = [name, *bracket_lists(rest, commands[name])] if name in commands else None
     try:
-        auto_cli(commands, prog="anomalib-daad", description=__doc__, as_positional=False, parser_class=CommandParser)
+        auto_cli(
+            commands,
+            args=arguments,
+            prog="anomalib-daad",
+            description=__doc__,
+            as_positional=False,
+            parser_class=CommandParser,
+        )
     except (OSError, ValueError) as error:
         sys.stderr.write(f"anomalib-daad: error: {error}\n")
         sys.exit(2)

@@ -18,6 +18,7 @@ from anomalib.engine import Engine
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
+from anomalib_daad.command_line import CommandParser, bracket_lists
 from anomalib_daad.reproduce import cell as cells
 from anomalib_daad.reproduce import command, paper, tables
 from anomalib_daad.reproduce.command import reproduce, results
@@ -71,7 +72,7 @@ def test_every_system_of_a_table_exists(table) -> None:
 @pytest.mark.parametrize(("dataset", "image_size"), [("mvtec", 256), ("mnist", 32), ("cifar10", 32)])
 def test_every_system_can_be_built(system, dataset, image_size, monkeypatch) -> None:
     monkeypatch.undo()
-    cell = cells.Cell(dataset, system, "0", image_size, 1, None, 4, 0)
+    cell = cells.Cell(dataset, system, "0", image_size, 1, None, 4, "32-true", "", 0)
     if dataset != "mvtec" and system == "DAAD, r = 16":
         with pytest.raises(ValueError, match="32x32"), torch.device("meta"):
             cell.build()
@@ -90,7 +91,7 @@ def test_cells_are_run_once_whatever_table_asks(data_root, tmp_path, monkeypatch
         ("DAAD+", "part", "3"),
     ]
     for row in rows:
-        name = cells.Cell("mvtec", row["system"], "part", 32, 1000, 3, 4, 0).name
+        name = cells.Cell("mvtec", row["system"], "part", 32, 1000, 3, 4, "32-true", "", 0).name
         scores = read(tmp_path / "cells" / name / "scores.csv")
         labels = ["good" not in Path(score["image"]).parts for score in scores]
         for part in ("R", "L", "fused"):
@@ -132,6 +133,7 @@ def test_a_failed_cell_does_not_stop_the_others(data_root, tmp_path, monkeypatch
     assert [row["system"] for row in results(tmp_path)] == ["DAAD"]
     (reason,) = tmp_path.glob("cells/*/error.txt")
     assert "out of luck" in reason.read_text()
+    assert "| part | failed | " in (tmp_path / "table3.md").read_text()
     monkeypatch.setattr(cells, "run", run)
     reproduce("table3", data_root, systems=["AE", "DAAD"], steps=2, output=tmp_path, **RUN)
     assert [row["system"] for row in results(tmp_path)] == ["AE", "DAAD"]
@@ -155,7 +157,7 @@ def test_what_another_process_runs_is_waited_for(data_root, tmp_path, monkeypatc
     run = cells.run
     monkeypatch.setattr(cells, "run", lambda cell, *rest: ran.append(cell.system) or run(cell, *rest))
     reproduce("table3", data_root, systems=["AE"], steps=2, output=tmp_path / "other", **RUN)
-    name = cells.Cell("mvtec", "AE", "part", 32, 1000, 2, 4, 0).name
+    name = cells.Cell("mvtec", "AE", "part", 32, 1000, 2, 4, "32-true", "", 0).name
     folder = tmp_path / "mine" / "cells" / name
     folder.mkdir(parents=True)
     lock = FileLock(folder / "lock", thread_local=False)
@@ -218,6 +220,8 @@ reproduce("table3", data, systems=["AE"], epochs=60, output=output, **{RUN})
         ({"data": Path("nowhere")}, ["nowhere", "--data"]),
         ({"systems": ["DAAD, r = 16"], "table": "table4"}, ["32x32", "256x256", "division_rates (16, 16)"]),
         ({"systems": ["MNAD"], "table": "table4"}, ["table4", "MNAD"]),
+        ({"systems": ["DAAD"], "model": {"rate": 2}}, ["--model", "rate", "division_rates"]),
+        ({"systems": ["DAAD"], "model": {"num_items": "many"}}, ["--model", "many"]),
     ],
 )
 def test_bad_input_is_one_sentence(data_root, tmp_path, monkeypatch, arguments, words) -> None:
@@ -257,10 +261,25 @@ def test_pixels_of_all_images_are_judged_together() -> None:
     assert cells._pixel_measures(0.01 * maps, masks) == pytest.approx(measures, abs=1e-3)
 
 
-def test_digits_need_no_quotes() -> None:
-    from anomalib_daad.command_line import CommandParser
+def test_arguments_of_the_model_make_another_cell(data_root, tmp_path) -> None:
+    reproduce("table3", data_root, systems=["AE"], steps=2, output=tmp_path, **RUN)
+    reproduce("table3", data_root, systems=["AE"], steps=2, output=tmp_path, model={"base_channels": 2}, **RUN)
+    assert {row["arguments"] for row in results(tmp_path)} == {"", '{"base_channels": 2}'}
+    sizes = {path.stat().st_size for path in tmp_path.glob("cells/*/model.ckpt")}
+    assert len(sizes) == 2  # fewer channels, a smaller file
 
+
+@pytest.mark.parametrize("brackets", [False, True])
+def test_lists_on_the_command_line(brackets) -> None:
     parser = CommandParser()
     parser.add_function_arguments(reproduce)
-    parsed = parser.parse_args(["table2", "--data", "mnist.npz", "--categories", "[3, 4]"])
+    lists = {"categories": ["3", "4"], "systems": ["DAAD, r = 2", "AE"], "seeds": ["0", "1"]}
+    if brackets:
+        lists = {"categories": ["[3, 4]"], "systems": ['["DAAD, r = 2", AE]'], "seeds": ["[0, 1]"]}
+    options = [word for name, values in lists.items() for word in (f"--{name}", *values)]
+    given = ["table2", *options, "--data", "mnist.npz", "--steps", "3"]
+    parsed = parser.parse_args(bracket_lists(given, reproduce))
     assert command._categories("mnist", Path(), parsed.categories) == ["3", "4"]
+    assert parsed.systems == ["DAAD, r = 2", "AE"]
+    assert parsed.seeds == [0, 1]
+    assert (parsed.table, parsed.steps) == ("table2", 3)

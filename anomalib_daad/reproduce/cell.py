@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from pathlib import Path
@@ -27,10 +28,19 @@ from ..output_folder import Row, write_table, write_text
 from .systems import SYSTEMS
 
 MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
-# Digits that are flipped become others; 32 pixels leave 4 after three scales, as DCGAN's do, which a rate of 8 does not
-# divide. A system's own arguments come first.
-_SMALL = {"num_scales": 3, "flips": False, "division_rates": (2, 2, 1)}
-DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _SMALL, "cifar10": _SMALL}
+# Of classes of images the paper tells no more than the protocol. Flipped digits become others; 32 pixels leave 4 after
+# three scales, as DCGAN's do; blocks smaller than the image, or many items, rebuild the other classes as well (see
+# docs/papers.md). A system's own arguments come first.
+_ONE_CLASS = {
+    "num_scales": 3,
+    "base_channels": 32,
+    "division_rates": (1, 1, 1),
+    "num_items": 16,
+    "learning_rate": 1e-3,
+    "flips": False,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _ONE_CLASS, "cifar10": _ONE_CLASS}
+_OFF: dict[str, Any] = {"visualizer": False, "evaluator": False}
 _NO_PIXELS: Row = {"auroc_pixel": None, "aupro": None}
 
 
@@ -46,6 +56,8 @@ class Cell:
         epochs (int): Epochs; without effect where ``steps`` is given.
         steps (int | None): Steps.
         batch_size (int): Images a step.
+        precision (str): Lightning's precision of the training.
+        arguments (str): Arguments of the model laid over the system's, a JSON object; empty for none.
         seed (int): Seed.
     """
 
@@ -56,6 +68,8 @@ class Cell:
     epochs: int
     steps: int | None
     batch_size: int
+    precision: str
+    arguments: str
     seed: int
 
     @property
@@ -63,8 +77,9 @@ class Cell:
         """Name of the cell's folder."""
         length = f"{self.epochs}epochs" if self.steps is None else f"{self.steps}steps"
         system = re.sub(r"[^\w+]+", "_", self.system)
-        size = f"{self.image_size}px_batch{self.batch_size}"
-        return f"{self.dataset}_{system}_{self.category}_{size}_{length}_seed{self.seed}"
+        size = f"{self.image_size}px_batch{self.batch_size}_{self.precision}"
+        changed = f"_{sha256(self.arguments.encode()).hexdigest()[:8]}" if self.arguments else ""
+        return f"{self.dataset}_{system}{changed}_{self.category}_{size}_{length}_seed{self.seed}"
 
     def build(self) -> Daad | Mnad:
         """Build the model.
@@ -73,13 +88,23 @@ class Cell:
             Daad | Mnad: Model, not trained.
 
         Raises:
-            ValueError: If the image size and the division rates do not fit.
+            ValueError: If the image size and the division rates do not fit, or the model has no such argument.
         """
         system = SYSTEMS[self.system]
         model = MODELS[system.model]
-        defaults = {key: value for key, value in DEFAULTS[self.dataset].items() if key in signature(model).parameters}
-        arguments = {**defaults, **system.arguments, "seed": self.seed, "visualizer": False, "evaluator": False}
-        return model(image_size=(self.image_size, self.image_size), **arguments)
+        # In the order of the signature; what is missing is the cell's own.
+        known = [name for name in signature(model).parameters if name not in {"image_size", "seed", *_OFF}]
+        defaults = {key: value for key, value in DEFAULTS[self.dataset].items() if key in known}
+        changes = json.loads(self.arguments or "{}")
+        if unknown := [name for name in changes if name not in known]:
+            msg = f"--model cannot set {', '.join(unknown)} of {system.model}; choose among {', '.join(known)}."
+            raise ValueError(msg)
+        arguments = {**defaults, **system.arguments, **changes, **_OFF, "seed": self.seed}
+        try:
+            return model(image_size=(self.image_size, self.image_size), **arguments)
+        except TypeError as error:
+            msg = f"--model {self.arguments} does not fit {system.model}: {error}."
+            raise ValueError(msg) from error
 
     def read(self, data: Path) -> AnomalibDataModule:
         """Prepare the data.
@@ -105,7 +130,7 @@ class _ResumePoint(ModelCheckpoint):
         return "ResumePoint"
 
 
-def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_checkpoint: bool) -> Row:
+def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool) -> Row:
     """Train and test a cell; a training that was stopped goes on from its last checkpoint.
 
     Args:
@@ -113,7 +138,6 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
         data (Path): Root of the data.
         folder (Path): Folder of the cell: gets ``scores.csv``, ``result.json`` and ``model.ckpt``.
         device (str): ``"cpu"`` or ``"cuda"``.
-        precision (str): Lightning's precision of the training.
         keep_checkpoint (bool): Keep ``model.ckpt``.
 
     Returns:
@@ -126,7 +150,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, precision: str, keep_
     engine = Engine(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        precision=precision,
+        precision=cell.precision,
         max_epochs=-1 if cell.steps else cell.epochs,
         max_steps=cell.steps or -1,
         limit_val_batches=0,  # ranges come from the last epoch; validation would cost time and choose nothing
@@ -175,16 +199,16 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
     for batch in datamodule.test_dataloader():
         pre_processor.on_test_batch_start(None, None, batch, 0)
         images = batch.image.to(device)
-        parts, output = model.model.scores(images), model.model(images)
+        parts = model.model.scores(images)
         alignment = [None] * len(images) if parts.alignment is None else parts.alignment.tolist()
         paths = zip(batch.image_path, batch.gt_label.tolist(), strict=True)
-        values = zip(parts.reconstruction.tolist(), alignment, output.pred_score.tolist(), strict=True)
+        values = zip(parts.reconstruction.tolist(), alignment, model.model.score(*parts).tolist(), strict=True)
         rows += [
             {"image": path, "label": int(label), "R": r, "L": l_x, "fused": fused}
             for (path, label), (r, l_x, fused) in zip(paths, values, strict=True)
         ]
         if batch.gt_mask is not None:
-            maps.append(output.anomaly_map.cpu())
+            maps.append(model.model(images).anomaly_map.cpu())
             masks.append(batch.gt_mask.cpu())
     write_table(rows, scores_path)
     labels = [row["label"] for row in rows]

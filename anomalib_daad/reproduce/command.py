@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -35,6 +36,7 @@ def reproduce(
     seeds: list[int] = [0],  # noqa: B006
     device: str = "cpu",
     precision: str = "bf16-mixed",
+    model: dict[str, Any] | None = None,
     output: Path = Path("reproduction"),
     checkpoints: bool = True,
 ) -> None:
@@ -57,6 +59,7 @@ def reproduce(
         seeds: Seeds.
         device: cpu or cuda.
         precision: Lightning's precision of the training; scores are always computed in float32.
+        model: Arguments of the model laid over those of every system, for example "{flips: false}".
         output: Folder for results.csv, the table, and a folder for each cell.
         checkpoints: Keep the trained weights of each cell.
 
@@ -79,8 +82,10 @@ def reproduce(
         msg = f"{table} has none of the systems {', '.join(systems or [])}; leave --systems out for the paper's."
         raise ValueError(msg)
     size = image_size or (256 if dataset == "mvtec" else 32)
+    batch = batch_size or (8 if dataset == "mvtec" else 64)
+    changes = json.dumps(model, sort_keys=True) if model else ""
     wanted = [
-        Cell(dataset, system, category, size, epochs, steps, batch_size or (8 if dataset == "mvtec" else 64), seed)
+        Cell(dataset, system, category, size, epochs, steps, batch, precision, changes, seed)
         for seed in seeds
         for system in dict.fromkeys(entry.system for entry in chosen)
         for category in names
@@ -89,15 +94,19 @@ def reproduce(
     prepare_folder(output)
 
     def report(text: str) -> None:
-        rows = results(output)
-        mine = [row for row in rows if Cell(**{key: row[key] for key in Cell.__annotations__}) in wanted]
-        if rows:
-            write_table(rows, output / "results.csv")
-        heading = f"# {table}\n\nImage AUROC at {size} px, {steps or epochs} {'steps' if steps else 'epochs'}.\n\n"
-        write_text(output / f"{table}.md", heading + tables.to_markdown(table, chosen, names, mine))
+        with FileLock(output / ".lock"):  # the last to write has seen all that others wrote
+            rows = results(output)
+            mine = [row for row in rows if Cell(**{key: row[key] for key in Cell.__annotations__}) in wanted]
+            failed = [cell for cell in wanted if (output / "cells" / cell.name / "error.txt").exists()]
+            if rows:
+                write_table(rows, output / "results.csv")
+            heading = f"# {table}\n\nImage AUROC at {size} px, {steps or epochs} {'steps' if steps else 'epochs'}"
+            heading += f", with {changes}" if changes else ""
+            text_of_table = tables.to_markdown(table, chosen, names, mine, failed)
+            write_text(output / f"{table}.md", f"{heading}.\n\n{text_of_table}")
         rich_print(text)
 
-    failed = _run_all(wanted, data, output, device, precision, checkpoints, report)
+    failed = _run_all(wanted, data, output, device, checkpoints, report)
     report(f"{table} -> {output / f'{table}.md'}")
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -122,7 +131,6 @@ def _run_all(
     data: Path,
     output: Path,
     device: str,
-    precision: str,
     checkpoints: bool,
     report: Callable[[str], None],
 ) -> dict[str, str]:
@@ -139,7 +147,7 @@ def _run_all(
                 with FileLock(folder / "lock", timeout=0):
                     if not (folder / "result.json").exists():
                         start = time.perf_counter()
-                        row = cells.run(cell, data, folder, device, precision, checkpoints)
+                        row = cells.run(cell, data, folder, device, checkpoints)
                         durations.append(time.perf_counter() - start)
                         left = mean(durations) * (len(open_cells) - 1) / 60
                         (folder / "error.txt").unlink(missing_ok=True)

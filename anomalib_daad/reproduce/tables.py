@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..output_folder import Row
 from . import paper
+from .cell import Cell
 from .systems import adversarial
 
 
@@ -76,7 +77,9 @@ def entries(table: str, dataset: str, systems: Sequence[str] | None) -> list[Ent
     return chosen if systems is None else [entry for entry in chosen if entry.system in systems]
 
 
-def to_markdown(table: str, chosen: Sequence[Entry], categories: Sequence[str], rows: Sequence[Row]) -> str:
+def to_markdown(
+    table: str, chosen: Sequence[Entry], categories: Sequence[str], rows: Sequence[Row], failed: Sequence[Cell] = ()
+) -> str:
     """Write a table beside the paper's.
 
     Args:
@@ -84,6 +87,7 @@ def to_markdown(table: str, chosen: Sequence[Entry], categories: Sequence[str], 
         chosen (Sequence[Entry]): Its entries.
         categories (Sequence[str]): Its categories.
         rows (Sequence[Row]): Results, one row a cell.
+        failed (Sequence[Cell]): Cells that failed.
 
     Returns:
         str: Markdown: image AUROC, mean and standard deviation over the seeds, the paper's number in brackets; a row
@@ -94,7 +98,9 @@ def to_markdown(table: str, chosen: Sequence[Entry], categories: Sequence[str], 
         cells = []
         for entry in chosen:
             printed = paper.TABLE_3.get(category, {}).get(entry.system) if table == "table3" else None
-            cells.append(_number(_values(rows, entry, category)) + ("" if printed is None else f" ({printed:.3f})"))
+            is_failed = any((cell.system, cell.category) == (entry.system, category) for cell in failed)
+            number = _number(_values(rows, entry, category), "failed" if is_failed else "not measured")
+            cells.append(number + ("" if printed is None else f" ({printed:.3f})"))
         lines.append(f"| {category} | {' | '.join(cells)} |")
     is_whole = {*categories} in ({*paper.TABLE_3}, {*paper.MNIST}, {*paper.CIFAR10})
     means, papers, differences = [], [], []
@@ -118,8 +124,8 @@ def _values(rows: Sequence[Row], entry: Entry, category: str) -> list[float]:
     return [row[f"auroc_{entry.score}"] for row in found if row[f"auroc_{entry.score}"] is not None]
 
 
-def _number(values: list[float]) -> str:
+def _number(values: list[float], without: str) -> str:
     if not values:
-        return "not measured"
+        return without
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{mean(values):.3f}{spread}"
