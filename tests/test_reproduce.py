@@ -246,7 +246,39 @@ def test_rates_that_do_not_fit_are_left_out_of_the_whole_table(data_root, tmp_pa
     reproduce("table4", data_root, output=tmp_path, steps=1, **{**RUN, "image_size": 128})
     assert [cell.system for cell in asked] == ["DAAD, r = 1", "DAAD, r = 2", "DAAD, r = 4", "DAAD"]
     assert "without DAAD, r = 16" in capsys.readouterr().out
-    assert "only the mean over all of its categories" in (tmp_path / "table4.md").read_text()
+    assert "Table 3 alone gives categories" in (tmp_path / "table4.md").read_text()
+
+
+def test_a_table_has_the_paper_beside_it() -> None:
+    """Of two categories Table 3 gives what to compare DAAD with; of r = 4 there is only the mean over all fifteen."""
+    rows = [
+        {"system": system, "category": category, "auroc_fused": value, "auroc_R": value, "auroc_L": None}
+        for system, category, value in [
+            ("DAAD", "bottle", 0.9),
+            ("DAAD", "bottle", 0.8),
+            ("DAAD", "grid", 0.7),
+            ("DAAD, r = 4", "bottle", 0.6),
+        ]
+    ]
+    chosen = tables.entries("table4", "mvtec", ["DAAD, r = 4", "DAAD"])
+    lines = tables.to_markdown("table4", chosen, ["bottle", "grid"], rows).splitlines()
+    assert lines[0] == "| | r = 4 | r = 8 |"
+    assert lines[2] == "| bottle | 0.600 | 0.850 ± 0.071 (0.975) |"
+    assert lines[3] == "| grid | not measured | 0.700 (0.975) |"
+    assert lines[4:8] == [
+        "| **mean** |  | 0.775 |",  # (0.85 + 0.7) / 2
+        "| **paper's mean over the same** |  | 0.975 |",
+        "| **difference** |  | -0.200 |",
+        "| **paper's mean over all its categories** | 0.821 | 0.845 |",
+    ]
+    of_table_3 = [entry.label for entry in tables.entries("table5", "mvtec", None) if entry.per_category]
+    assert of_table_3 == ["AE, no L_adv, R", "MemAE, no L_adv, R", "DAAD, no L_adv, R", "DAAD, L_adv, L_ali, fused"]
+
+
+def test_the_difference_over_all_digits() -> None:
+    rows = [{"system": "DAAD+", "category": digit, "auroc_fused": 0.9 + int(digit) / 100} for digit in paper.MNIST]
+    text = tables.to_markdown("table2", tables.entries("table2", "mnist", None), paper.MNIST, rows)
+    assert "| **mean** | 0.945 |\n| **paper's mean over the same** | 0.990 |\n| **difference** | -0.045 |\n" in text
 
 
 def test_pixels_of_all_images_are_judged_together() -> None:

@@ -2,7 +2,7 @@
 
 """The paper's tables: which cells they need, and how they read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -19,30 +19,15 @@ class Entry(NamedTuple):
         label (str): Name in the table.
         system (str): Name in ``SYSTEMS``.
         score (str): ``"R"``, ``"L"`` or ``"fused"``.
-        paper (Callable[[list[str]], float | None]): The paper's mean over categories; None where it gives none for
-            exactly these.
+        paper (float | None): The paper's mean over all of its categories.
+        per_category (bool): Whether the paper's Table 3 has its numbers category by category.
     """
 
     label: str
     system: str
     score: str
-    paper: Callable[[Sequence[str]], float | None]
-
-
-def _none(_: Sequence[str]) -> None:
-    return None
-
-
-def _table_3_mean(system: str) -> Callable[[Sequence[str]], float | None]:
-    def over(categories: Sequence[str]) -> float | None:
-        known = [paper.TABLE_3[category][system] for category in categories if category in paper.TABLE_3]
-        return mean(known) if len(known) == len(categories) else None
-
-    return over
-
-
-def _constant(value: float) -> Callable[[Sequence[str]], float | None]:
-    return lambda _: value
+    paper: float | None = None
+    per_category: bool = False
 
 
 def entries(table: str, dataset: str, systems: Sequence[str] | None) -> list[Entry]:
@@ -58,7 +43,7 @@ def entries(table: str, dataset: str, systems: Sequence[str] | None) -> list[Ent
     """
     if table == "table4":
         chosen = [
-            Entry(f"r = {rate}", "DAAD" if rate == 8 else f"DAAD, r = {rate}", "fused", _constant(value))
+            Entry(f"r = {rate}", "DAAD" if rate == 8 else f"DAAD, r = {rate}", "fused", value, rate == 8)
             for rate, value in paper.TABLE_4.items()
         ]
     elif table == "table5":
@@ -66,14 +51,15 @@ def entries(table: str, dataset: str, systems: Sequence[str] | None) -> list[Ent
         for (generator, adv, ali, score), value in paper.TABLE_5.items():
             system = adversarial(generator, ali) if adv else generator
             losses = ", ".join(name for name, used in (("L_adv", adv), ("L_ali", ali)) if used) or "no L_adv"
-            chosen.append(Entry(f"{generator}, {losses}, {score}", system, score, _constant(value)))
+            in_table_3 = value == paper.TABLE_3_MEANS.get(system)
+            chosen.append(Entry(f"{generator}, {losses}, {score}", system, score, value, in_table_3))
     else:
         printed = paper.TABLE_2[dataset] if table == "table2" else paper.TABLE_3_MEANS
-        means = {
-            name: _constant(value) if table == "table2" else _table_3_mean(name) for name, value in printed.items()
-        }
         default = ["DAAD+"] if table == "table2" else list(paper.TABLE_3_SYSTEMS)
-        return [Entry(name, name, "fused", means.get(name, _none)) for name in systems or default]
+        return [
+            Entry(name, name, "fused", printed.get(name), table == "table3" and name in printed)
+            for name in systems or default
+        ]
     return chosen if systems is None else [entry for entry in chosen if entry.system in systems]
 
 
@@ -90,33 +76,46 @@ def to_markdown(
         failed (Sequence[Cell]): Cells that failed.
 
     Returns:
-        str: Markdown: image AUROC, mean and standard deviation over the seeds, the paper's number in brackets; a row
-        of means over the categories with the difference to the paper's.
+        str: Markdown: image AUROC, mean and standard deviation over the seeds, the paper's number in brackets; then
+        means over the categories, the paper's, and the difference.
     """
     lines = [f"| | {' | '.join(entry.label for entry in chosen)} |", "|---" * (len(chosen) + 1) + "|"]
     for category in categories:
         cells = []
         for entry in chosen:
-            printed = paper.TABLE_3.get(category, {}).get(entry.system) if table == "table3" else None
+            printed = _paper(entry, [category], is_whole=False)
             is_failed = any((cell.system, cell.category) == (entry.system, category) for cell in failed)
             number = _number(_values(rows, entry, category), "failed" if is_failed else "not measured")
             cells.append(number + ("" if printed is None else f" ({printed:.3f})"))
         lines.append(f"| {category} | {' | '.join(cells)} |")
+
     is_whole = {*categories} in ({*paper.TABLE_3}, {*paper.MNIST}, {*paper.CIFAR10})
-    means, papers, differences = [], [], []
-    for entry in chosen:
-        measured = [_values(rows, entry, category) for category in categories]
-        ours = mean(map(mean, measured)) if all(measured) else None
-        theirs = entry.paper(categories)
-        means.append("" if ours is None else f"{ours:.3f}")
-        papers.append("" if theirs is None else f"{theirs:.3f}")
-        comparable = ours is not None and theirs is not None and (table == "table3" or is_whole)
-        differences.append(f"{ours - theirs:+.3f}" if comparable else "")  # type: ignore[operator]
-    for label, cells in (("mean", means), ("paper's mean", papers), ("difference", differences)):
-        lines.append(f"| **{label}** | {' | '.join(cells)} |")
-    if table != "table3" and not is_whole:
-        lines += ["", "The paper gives only the mean over all of its categories, so there is no difference to give."]
+    measured = [[_values(rows, entry, category) for category in categories] for entry in chosen]
+    means = [mean(map(mean, values)) if all(values) else None for values in measured]
+    papers = [_paper(entry, categories, is_whole) for entry in chosen]
+    differences = [
+        None if ours is None or theirs is None else ours - theirs for ours, theirs in zip(means, papers, strict=True)
+    ]
+    whole = [] if is_whole else [("paper's mean over all its categories", [entry.paper for entry in chosen], ".3f")]
+    for label, values, form in (
+        ("mean", means, ".3f"),
+        ("paper's mean over the same", papers, ".3f"),
+        ("difference", differences, "+.3f"),
+        *whole,
+    ):
+        lines.append(f"| **{label}** | {' | '.join('' if it is None else format(it, form) for it in values)} |")
+    if not is_whole and not all(entry.per_category for entry in chosen):
+        source = "Table 3 alone gives categories" if table != "table2" else "the paper gives no classes"
+        lines += ["", f"Where there is no difference, {source}."]
     return "\n".join(lines) + "\n"
+
+
+def _paper(entry: Entry, categories: Sequence[str], is_whole: bool) -> float | None:
+    if is_whole:
+        return entry.paper
+    if not entry.per_category or not paper.TABLE_3.keys() >= {*categories}:
+        return None
+    return mean(paper.TABLE_3[category][entry.system] for category in categories)
 
 
 def _values(rows: Sequence[Row], entry: Entry, category: str) -> list[float]:
