@@ -18,13 +18,13 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import roc_auc_score
 
 from ..lightning_model import Daad
 from ..mnad import Mnad
 from ..one_class import OneClassCIFAR10, OneClassMNIST
 from ..output_folder import Row, write_table, write_text
+from ..resume_point import ResumePoint
 from .systems import SYSTEMS
 
 MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
@@ -122,14 +122,6 @@ class Cell:
         return OneClassCIFAR10(data, self.category, self.batch_size)
 
 
-class _ResumePoint(ModelCheckpoint):
-    """Checkpoint to go on from, beside the one that anomalib's Engine writes."""
-
-    @property
-    def state_key(self) -> str:
-        return "ResumePoint"
-
-
 def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool) -> Row:
     """Train and test a cell; a training that was stopped goes on from its last checkpoint.
 
@@ -157,7 +149,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool
         default_root_dir=folder / "engine",
         logger=False,
         enable_model_summary=False,
-        callbacks=[_ResumePoint(resume, "last", enable_version_counter=False, every_n_epochs=interval)],
+        callbacks=[ResumePoint(resume, "last", enable_version_counter=False, every_n_epochs=interval)],
     )
     last = resume / "last.ckpt"
     earlier = json.loads((folder / "earlier.json").read_text()) if (folder / "earlier.json").exists() else 0.0

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What scores and anomaly maps are worth, with bootstrap confidence intervals over the test images.
+
+Example:
+    >>> measure_images(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]), 0.3)["auroc"]
+    0.75
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import auc, f1_score, roc_auc_score, roc_curve
+
+RECALL = 0.95
+AUPRO_LIMIT = 0.3  # false-positive rate up to which AUPRO integrates, as its paper and anomalib do
+RESAMPLES = 1000
+BINS = 1000  # of anomaly maps, in the intervals of pixel measures
+
+
+def measure_images(labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> dict[str, float | None]:
+    """Judge image scores.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        threshold (float | None): Scores above it are called defective; None where none was calibrated.
+
+    Returns:
+        dict[str, float | None]: ``auroc``; ``f1`` at the threshold; ``fpr95``, the share of good images called
+        defective where 95% of the defective ones are found. None for what cannot be measured.
+    """
+    result: dict[str, float | None] = {"auroc": None, "f1": None, "fpr95": None}
+    if labels.all() or not labels.any():
+        return result
+    result["auroc"] = float(roc_auc_score(labels, scores))
+    result["fpr95"] = false_positives_at_recall(labels, scores)
+    if threshold is not None and np.isfinite(threshold):
+        result["f1"] = float(f1_score(labels, scores > threshold, zero_division=0))
+    return result
+
+
+def false_positives_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float = RECALL) -> float:
+    """Share of good images above the highest threshold that finds enough defective ones.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        recall (float): Share of defective images to find. Defaults to ``0.95``.
+
+    Returns:
+        float: In [0, 1].
+    """
+    false_positives, true_positives, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(false_positives[true_positives >= recall - 1e-12].min())
+
+
+def interval(
+    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap over images, good and defective ones drawn apart, so that no resample lacks either.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        statistic (Callable[[np.ndarray], float | None]): Takes indices of images, gives a number.
+        resamples (int): Number of resamples. Defaults to ``1000``.
+        seed (int): Seed. Defaults to ``0``.
+
+    Returns:
+        tuple[float, float] | None: 2.5% and 97.5%; None where the statistic gives None.
+    """
+    random = np.random.default_rng(seed)
+    groups = [np.flatnonzero(labels == kind) for kind in (False, True)]
+    values = []
+    for _ in range(resamples):
+        drawn = np.concatenate([random.choice(group, len(group)) for group in groups if len(group)])
+        value = statistic(drawn)
+        if value is None:
+            return None
+        values.append(value)
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+class PixelCounts:
+    """Anomaly maps as counts per image over bins of their values, so that a resample of images is a sum of counts.
+
+    Args:
+        maps (np.ndarray): Anomaly maps, shape ``(n, H, W)``.
+        masks (np.ndarray): Defects, boolean, same shape.
+        regions (list[np.ndarray]): For each image the connected regions of its mask, numbered from 1, shape
+            ``(H, W)``.
+    """
+
+    def __init__(self, maps: np.ndarray, masks: np.ndarray, regions: list[np.ndarray]) -> None:
+        edges = np.unique(np.quantile(maps, np.linspace(0, 1, BINS + 1)[1:-1], method="higher"))
+        bins = len(edges) + 1
+        self.good = np.zeros((len(maps), bins))
+        self.defective = np.zeros((len(maps), bins))
+        self.overlaps: list[np.ndarray] = []  # of each image, (regions, bins): share of a region above each bin's edge
+        for index, (values, mask, numbered) in enumerate(zip(maps, masks, regions, strict=True)):
+            places = np.searchsorted(edges, values, side="right")  # (H, W)
+            self.good[index] = np.bincount(places[~mask], minlength=bins)
+            self.defective[index] = np.bincount(places[mask], minlength=bins)
+            counts = [
+                np.bincount(places[numbered == number], minlength=bins) for number in range(1, numbered.max() + 1)
+            ]
+            shares = [count[::-1].cumsum() / count.sum() for count in counts]
+            self.overlaps.append(np.array(shares).reshape(-1, bins))
+
+    def auroc(self, images: np.ndarray) -> float | None:
+        """Pixel AUROC, ties within a bin counted half.
+
+        Args:
+            images (np.ndarray): Indices of images, with repetitions.
+
+        Returns:
+            float | None: In [0, 1]; None without good or defective pixels.
+        """
+        good, defective = self.good[images].sum(axis=0), self.defective[images].sum(axis=0)
+        if not good.sum() or not defective.sum():
+            return None
+        below = good.cumsum() - good / 2
+        return float((below * defective).sum() / good.sum() / defective.sum())
+
+    def aupro(self, images: np.ndarray) -> float | None:
+        """Mean share of a region that is found, integrated over the false-positive rate up to 0.3.
+
+        Args:
+            images (np.ndarray): Indices of images, with repetitions.
+
+        Returns:
+            float | None: In [0, 1]; None without good pixels or regions.
+        """
+        overlaps = np.concatenate([self.overlaps[index] for index in images])
+        good = self.good[images].sum(axis=0)
+        if not len(overlaps) or not good.sum():
+            return None
+        return area_up_to(good[::-1].cumsum() / good.sum(), overlaps.mean(axis=0), AUPRO_LIMIT)
+
+
+def area_up_to(false_positives: np.ndarray, values: np.ndarray, limit: float) -> float:
+    """Area under a curve from (0, 0) up to a false-positive rate, as a share of the largest there can be.
+
+    Args:
+        false_positives (np.ndarray): Rates, ascending, shape ``(k,)``.
+        values (np.ndarray): Values at these rates, shape ``(k,)``.
+        limit (float): Largest rate.
+
+    Returns:
+        float: In [0, 1].
+    """
+    rates, heights = np.r_[0, false_positives], np.r_[0, values]
+    end = np.interp(limit, rates, heights)
+    inside = rates < limit
+    return float(auc(np.r_[rates[inside], limit], np.r_[heights[inside], end]) / limit)
