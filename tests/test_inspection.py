@@ -31,8 +31,8 @@ from anomalib_daad.inspection.images import InspectedImages
 from anomalib_daad.inspection.inspect_checkpoint import inspect
 from anomalib_daad.inspection.memory import draw_memories, place, strongest_items
 from anomalib_daad.inspection.observation import Observations, choose, look, observe
-from anomalib_daad.inspection.picture import Omission
 from anomalib_daad.inspection.reconstruction import draw_rates, draw_reconstructions
+from anomalib_daad.picture import Omission
 
 PICTURES = ["reconstructions", "rates", "items", "use", "reads", "scores", "roc", "score_area"]
 

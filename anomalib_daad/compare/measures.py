@@ -56,30 +56,49 @@ def false_positives_at_recall(labels: np.ndarray, scores: np.ndarray, recall: fl
 
 
 def interval(
-    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES, seed: int = 0
+    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap over images, good and defective ones drawn apart, so that no resample lacks either.
+    """95% percentile bootstrap interval.
 
     Args:
         labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
         statistic (Callable[[np.ndarray], float | None]): Takes indices of images, gives a number.
         resamples (int): Number of resamples. Defaults to ``1000``.
-        seed (int): Seed. Defaults to ``0``.
 
     Returns:
         tuple[float, float] | None: 2.5% and 97.5%; None where the statistic gives None.
     """
-    random = np.random.default_rng(seed)
-    groups = [np.flatnonzero(labels == kind) for kind in (False, True)]
+    values = resample(labels, statistic, resamples)
+    if values is None:
+        return None
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def resample(
+    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES
+) -> np.ndarray | None:
+    """Bootstrap over images, good and defective ones drawn apart, so that no resample lacks either.
+
+    Resamples of the same labels are the same, so that two models can be compared resample by resample.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        statistic (Callable[[np.ndarray], float | None]): Takes indices of images, gives a number.
+        resamples (int): Number of resamples. Defaults to ``1000``.
+
+    Returns:
+        np.ndarray | None: The statistic of each resample; None where it gives None.
+    """
+    random = np.random.default_rng(0)
+    groups = [group for kind in (False, True) if len(group := np.flatnonzero(labels == kind))]
     values = []
     for _ in range(resamples):
-        drawn = np.concatenate([random.choice(group, len(group)) for group in groups if len(group)])
-        value = statistic(drawn)
+        value = statistic(np.concatenate([random.choice(group, len(group)) for group in groups]))
         if value is None:
             return None
         values.append(value)
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+    return np.array(values)
 
 
 class PixelCounts:
