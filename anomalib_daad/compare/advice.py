@@ -68,7 +68,7 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
         sentences.append(
             f"It takes {time:.3g} ms for an image in {'OpenVINO' if runtime == 'openvino_ms' else 'PyTorch'}."
         )
-        others = [f"{name} {value / time:.2g} times that" for name, value in times.items() if name != choice and value]
+        slower = [f"{name} {value / time:.2g} times that" for name, value in times.items() if name != choice and value]
         if slower:
             sentences.append(f"Others take: {', '.join(slower)}.")
     train = mean(finding.facts["train_seconds"] for finding in findings[choice])
