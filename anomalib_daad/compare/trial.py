@@ -6,7 +6,6 @@ A process of its own has its own peak of memory, and one that dies takes nothing
 """
 
 import json
-import resource
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from anomalib.models.components.base import MemoryBankMixin
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import seed_everything
 
 from ..lightning_base import ReconstructionTraining
@@ -156,8 +156,8 @@ def _test(model: AnomalibModule, batches: Any, folder: Path, device: str) -> Row
     pre_processor: Any = model.pre_processor
     rows: list[Row] = []
     maps, masks = [], []
-    for batch in batches:
-        batch = batch.to(device)
+    for loaded in batches:
+        batch = move_data_to_device(loaded, torch.device(device))
         pre_processor.on_test_batch_start(None, None, batch, 0)
         output: Any = model.validation_step(batch, 0)
         scores = output.anomaly_map.flatten(1).amax(dim=1) if output.pred_score is None else output.pred_score
@@ -168,7 +168,7 @@ def _test(model: AnomalibModule, batches: Any, folder: Path, device: str) -> Row
             )
         ]
         if output.anomaly_map is not None:
-            maps.append(output.anomaly_map.float().cpu().numpy().squeeze(1))
+            maps.append(output.anomaly_map.float().cpu().numpy().reshape(len(scores), *output.anomaly_map.shape[-2:]))
             if batch.gt_mask is not None:
                 masks.append(batch.gt_mask.cpu().numpy().reshape(maps[-1].shape) > 0)
     write_table(rows, folder / "scores.csv")
@@ -192,19 +192,20 @@ def _export(engine: Engine, model: AnomalibModule, folder: Path) -> Row:
     return {"deployed_mb": round(size / 1e6, 2), "not_exported": None}
 
 
-def peak_memory_mb(device: str) -> float:
+def peak_memory_mb(device: str) -> float | None:
     """Peak of this process's memory, or of the GPU's.
 
     Args:
         device (str): ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        float: Megabytes.
+        float | None: Megabytes; None where the system does not tell.
     """
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    status = Path("/proc/self/status")  # getrusage would count the peak of the parent before this process started
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((round(int(line.split()[1]) * 1024 / 1e6, 1) for line in lines if line.startswith("VmHWM")), None)
 
 
 def _first_line(error: BaseException) -> str:
