@@ -27,7 +27,8 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 caption { text-align: left; color: #333; padding-bottom: 0.5rem; }
 th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap; }
 th:first-child { text-align: left; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.5rem; margin: 0.5rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.5rem;
+  margin: 0.5rem 0 1.5rem; }
 .tiles figcaption { font-size: 0.8rem; line-height: 1.3; margin-top: 0.25rem; }
 .summary { border-left: 0.3rem solid #0072B2; padding-left: 1rem; font-size: 1.1rem; }
 @media print {

@@ -7,11 +7,10 @@ from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from ..output_folder import Row
 from .finding import Finding
-from .measures import resample
+from .measures import auroc, on_resample, resample
 
 
 class Advice(NamedTuple):
@@ -104,15 +103,11 @@ def is_better(first: Sequence[Finding], second: Sequence[Finding]) -> bool:
     """
     differences = []
     for one, other in zip(first, second, strict=True):
-        labels = one.labels
-
-        def difference(images: np.ndarray, one: Finding = one, other: Finding = other) -> float:
-            drawn = one.labels[images]
-            return float(roc_auc_score(drawn, one.scores[images]) - roc_auc_score(drawn, other.scores[images]))
-
-        values = resample(labels, difference)
-        if values is not None:
-            differences.append(values)
+        first_values, second_values = (
+            resample(finding.labels, on_resample(auroc, finding.labels, finding.scores)) for finding in (one, other)
+        )
+        if first_values is not None and second_values is not None:
+            differences.append(first_values - second_values)
     return bool(np.quantile(np.mean(differences, axis=0), 0.025) > 0)
 
 

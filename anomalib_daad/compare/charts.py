@@ -47,6 +47,7 @@ def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Pi
     label = "OpenVINO" if runtime == "openvino_ms" else "PyTorch"
     axes.set(xlabel=f"milliseconds for one image, {label} (logarithmic)", ylabel="mean image AUROC")
     axes.margins(x=0.25, y=0.2)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
     axes.grid(alpha=0.3)
     alt = "; ".join(f"{name}: {latency:.3g} ms, image AUROC {value:.3f}" for name, (latency, value) in points.items())
     caption = f"Up and to the left is better: more accurate and faster. Time of one image in {label}."

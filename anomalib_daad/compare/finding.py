@@ -5,7 +5,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ import torch
 
 from ..output_folder import Row, read_table
 from ..pixel_measures import measure_pixels
-from .measures import PixelCounts, false_positives_at_recall, interval, measure_images
+from .measures import IMAGE_MEASURES, PixelCounts, auroc, interval, measure_images, on_resample
 from .trial import Trial
 
 MEASURES = ("auroc", "f1", "fpr95", "auroc_pixel", "aupro")
@@ -101,18 +100,12 @@ def find(trial: Trial, folder: Path) -> Finding:
         finding.intervals.update(dict.fromkeys(MEASURES))
         return finding
     finding.measures.update(measure_images(labels, scores, finding.threshold))
-    for name in finding.measures:
-        finding.intervals[name] = interval(labels, partial(_of_images, finding, name))
+    for name, measure in IMAGE_MEASURES.items():
+        finding.intervals[name] = interval(labels, on_resample(measure, labels, scores, finding.threshold))
     pixels, intervals = _judge_pixels(finding)
     finding.measures.update(pixels)
     finding.intervals.update(intervals)
     return finding
-
-
-def _of_images(finding: Finding, name: str, images: np.ndarray) -> float | None:
-    if name == "fpr95" and finding.measures[name] is not None:
-        return false_positives_at_recall(finding.labels[images], finding.scores[images])
-    return measure_images(finding.labels[images], finding.scores[images], finding.threshold)[name]
 
 
 def _judge_pixels(
@@ -147,7 +140,7 @@ def auroc_by_kind(findings: Sequence[Finding]) -> dict[str, list[float | None]]:
     labels = findings[0].labels
     return {
         str(kind): [
-            measure_images(labels[chosen], finding.scores[chosen], None)["auroc"]
+            auroc(labels[chosen], finding.scores[chosen])
             for finding in findings
             for chosen in [~labels | (kinds == kind)]
         ]

