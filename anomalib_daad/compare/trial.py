@@ -30,6 +30,7 @@ from .contestant import Contestant
 from .data import ComparedData
 
 EVAL_BATCH = 16
+RESUME_EPOCHS = 5
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def run(trial: Trial, folder: Path) -> None:
         logger=False,
         enable_model_summary=False,
         **({} if has_bank else {"limit_val_batches": 0}),
-        callbacks=[] if has_bank else [ResumePoint(folder / "resume", "last", enable_version_counter=False)],
+        callbacks=[]
+        if has_bank
+        else [ResumePoint(folder / "resume", "last", enable_version_counter=False, every_n_epochs=RESUME_EPOCHS)],
     )
     clock = folder / "train_seconds.json"
     earlier = json.loads(clock.read_text()) if last.exists() and clock.exists() else 0.0
