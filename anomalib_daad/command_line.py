@@ -61,7 +61,7 @@ def plain_options(arguments: list[str], command: Callable) -> list[str]:
         list[str]: The same in jsonargparse's form.
     """
     parameters = signature(command).parameters
-    lists = {f"--{name}" for name, it in parameters.items() if "list[" in str(it.annotation)}
+    lists = {f"--{name}": str(it.annotation) for name, it in parameters.items() if "list[" in str(it.annotation)}
     plain: list[str] = []
     rest = list(arguments)
     while rest:
@@ -78,7 +78,7 @@ def plain_options(arguments: list[str], command: Callable) -> list[str]:
         count = next((index for index, value in enumerate(rest) if value.startswith("--")), len(rest))
         values, rest = rest[:count], rest[count:]
         if values and not values[0].startswith("["):
-            values = [f"[{', '.join(value if value.isdigit() else json.dumps(value) for value in values)}]"]
+            values = [f"[{', '.join(value if 'list[int]' in lists[word] else json.dumps(value) for value in values)}]"]
         plain += values
     return plain
 
@@ -97,6 +97,9 @@ def main() -> None:
             as_positional=False,
             parser_class=CommandParser,
         )
+    except KeyboardInterrupt:
+        sys.stderr.write("anomalib-daad: interrupted; the same command goes on\n")
+        sys.exit(130)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"anomalib-daad: error: {error}\n")
         sys.exit(2)

@@ -34,6 +34,7 @@ th:first-child { text-align: left; }
 @media print {
   body { max-width: none; }
   .wide { overflow: visible; }
+  th, td { white-space: normal; }
   figure, tr { break-inside: avoid; }
 }
 @media (max-width: 30rem) {

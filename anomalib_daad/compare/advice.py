@@ -12,6 +12,8 @@ from ..output_folder import Row
 from .finding import Finding
 from .measures import auroc, on_resample, resample
 
+MARGIN = 0.02  # of the image AUROC: less is no reason to take the slower model
+
 
 class Advice(NamedTuple):
     """What to pick, and why.
@@ -26,7 +28,7 @@ class Advice(NamedTuple):
 
 
 def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) -> Advice:
-    """Pick the fastest of the models that the test images cannot tell from the most accurate one.
+    """Pick the fastest of the models that are as good as the most accurate one, as far as the test images tell.
 
     Args:
         findings (Mapping[str, Sequence[Finding]]): Of each model what it found on each data set, in the same order.
@@ -37,6 +39,8 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
     """
     means = mean_aurocs(findings)
     known = {name: value for name, value in means.items() if value is not None}
+    if not findings:
+        return Advice(None, ["No model finished on all data sets, so that none can be advised."])
     if not known:
         return Advice(
             None,
@@ -46,7 +50,9 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
             ],
         )
     best = max(known, key=lambda name: known[name])
-    equals = [name for name in known if name == best or not is_better(findings[best], findings[name])]
+    ahead = {name: lead(findings[best], findings[name]) for name in known if name != best}
+    equals = [best, *(name for name, (_, high) in ahead.items() if high < MARGIN)]
+    unsure = [name for name, (low, high) in ahead.items() if low <= 0 and high >= MARGIN]
     runtime = "openvino_ms" if all(costs.get(name, {}).get("openvino_ms") for name in equals) else "torch_ms"
     times = {name: costs.get(name, {}).get(runtime) for name in known}
     choice = min(equals, key=lambda name: (times[name] or np.inf, -known[name]))
@@ -54,14 +60,17 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
     sentences = [f"Pick {choice}: its image AUROC is {known[choice]:.3f} on {_count(findings[best])}."]
     if choice != best:
         sentences.append(
-            f"{best} has {known[best]:.3f}, but {tested} test images cannot tell the two apart, and {choice} is faster."
+            f"{best} has {known[best]:.3f}: on these test images no difference that matters, and {choice} is faster."
         )
     elif len(equals) > 1:
         others = " and ".join(name for name in equals if name != choice)
-        sentences.append(f"{tested} test images cannot tell {others} from it, but it is the faster one.")
+        sentences.append(f"{others} found as much on these test images, but it is the faster one.")
     elif len(known) > 1:
         second = max((name for name in known if name != best), key=lambda name: known[name])
-        sentences.append(f"The next best, {second}, has {known[second]:.3f}: a difference that is more than chance.")
+        sentences.append(f"The next best, {second}, has {known[second]:.3f}.")
+    if unsure:
+        sentences.append(f"{tested} test images are too few to be sure that it is better than {' and '.join(unsure)}.")
+    sentences.append("Each model was trained once, with one seed.")
     time = times[choice]
     if time:
         sentences.append(
@@ -91,24 +100,25 @@ def mean_aurocs(findings: Mapping[str, Sequence[Finding]]) -> dict[str, float | 
     return means
 
 
-def is_better(first: Sequence[Finding], second: Sequence[Finding]) -> bool:
-    """Whether the first model's mean image AUROC is higher in 97.5% of the resamples of the test images.
+def lead(first: Sequence[Finding], second: Sequence[Finding]) -> tuple[float, float]:
+    """By how much the first model's mean image AUROC is ahead.
 
     Args:
         first (Sequence[Finding]): What a model found on each data set.
         second (Sequence[Finding]): What another found on the same, in the same order.
 
     Returns:
-        bool: Whether it is.
+        tuple[float, float]: 95% bootstrap interval over the test images, both models on the same resamples.
     """
     differences = []
-    for one, other in zip(first, second, strict=True):
-        first_values, second_values = (
-            resample(finding.labels, on_resample(auroc, finding.labels, finding.scores)) for finding in (one, other)
-        )
-        if first_values is not None and second_values is not None:
-            differences.append(first_values - second_values)
-    return bool(np.quantile(np.mean(differences, axis=0), 0.025) > 0)
+    for seed, pair in enumerate(zip(first, second, strict=True)):
+        values = [
+            resample(finding.labels, on_resample(auroc, finding.labels, finding.scores), seed=seed) for finding in pair
+        ]
+        if values[0] is not None and values[1] is not None:
+            differences.append(values[0] - values[1])
+    low, high = np.quantile(np.mean(differences, axis=0), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _count(findings: Sequence[Finding]) -> str:

@@ -2,6 +2,7 @@
 
 """The command: models side by side, each trained and tested on the same data, and a report."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -14,11 +15,12 @@ import torch
 from filelock import FileLock
 from rich import print as rich_print
 from rich.console import Console
+from rich.markup import escape
 
 from ..machine import describe_machine
 from ..output_folder import prepare_folder
 from .contestant import Contestant
-from .data import find_data
+from .data import find_data, fingerprint
 from .report import write_report
 from .trial import Trial
 
@@ -83,13 +85,23 @@ def compare(
         for it in found
         for contestant in contestants
     ]
+    for it in found:
+        it.build(batch_size, batch_size, seed)  # what does not fit is said before anything is trained
+    failed: dict[str, str] = {}
     for trial in trials[: len(contestants)]:
-        trial.build()  # what does not fit is said before anything is trained
-    found[0].build(batch_size, batch_size, seed)
+        try:
+            trial.build()
+        except ValueError as error:
+            failed[trial.contestant.name] = str(error)
+    if len(failed) == len(contestants):
+        raise ValueError("; ".join(failed.values()))
     prepare_folder(output)
-    failed = _run_all(trials, output)
+    trials = [trial for trial in trials if trial.contestant.name not in failed]
+    failed |= _run_all(trials, output)
     finished = [trial for trial in trials if (folder_of(trial, output) / "result.json").exists()]
-    if finished:
+    if not finished:
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    with FileLock(output / ".lock"):
         page = write_report(
             finished,
             [folder_of(trial, output) for trial in finished],
@@ -98,10 +110,11 @@ def compare(
             seconds,
             describe_machine(device),
         )
-        rich_print(f"[bold]{len(finished)} of {len(trials)} models[/bold] -> {page}")
+        rich_print(f"[bold]{len(finished)} of {len(contestants) * len(found)} models[/bold] -> {escape(str(page))}")
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        msg = f"{len(failed)} of {len(trials)} models failed and will be tried again next time: {reasons}"
+        msg = f"{len(failed)} of {len(contestants) * len(found)} models failed and will be tried again next time: "
+        msg += reasons
         raise ValueError(msg)
 
 
@@ -115,7 +128,8 @@ def folder_of(trial: Trial, output: Path) -> Path:
     Returns:
         Path: The folder; may not exist.
     """
-    mark = sha256(repr(trial).encode()).hexdigest()[:8]
+    weights = "" if trial.backbone_weights is None else fingerprint(Path(trial.backbone_weights))
+    mark = sha256(f"{trial}{weights}".encode()).hexdigest()[:8]
     return output / "models" / f"{trial.data.name}_{trial.contestant.name}_{mark}"
 
 
@@ -125,18 +139,19 @@ def _run_all(trials: Sequence[Trial], output: Path) -> dict[str, str]:
     for number, trial in enumerate(trials):
         folder = folder_of(trial, output)
         name = f"{trial.contestant.name} on {trial.data.name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            if (folder / "result.json").exists():
-                continue
-            left = f", about {mean(durations) * (len(trials) - number) / 60:.0f} min left" if durations else ""
-            rich_print(f"{number + 1} of {len(trials)}: {name}{left} (its messages: {folder / 'log.txt'})")
-            start = time.perf_counter()
+        if (folder / "result.json").exists():
+            continue
+        left = f", about {mean(durations) * (len(trials) - number) / 60:.0f} min left" if durations else ""
+        rich_print(escape(f"{number + 1} of {len(trials)}: {name}{left} (its messages: {folder / 'log.txt'})"))
+        start = time.perf_counter()
+        try:
             reason = _run(trial, folder)
-            durations.append(time.perf_counter() - start)
+        except OSError as error:  # no space left, say: what is finished is still reported
+            reason = str(error)
+        durations.append(time.perf_counter() - start)
         if reason is not None:
             failed[name] = reason
-            rich_print(f"{name} failed: {reason}")
+            rich_print(escape(f"{name} failed: {reason}"))
     return failed
 
 
@@ -150,6 +165,7 @@ def _run(trial: Trial, folder: Path) -> str | None:
     Returns:
         str | None: Why it failed; None if it did not.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     trial.write(folder / "trial.json")
     (folder / "error.txt").unlink(missing_ok=True)
     command = [sys.executable, "-m", "anomalib_daad.compare.trial", str(folder)]
@@ -159,4 +175,7 @@ def _run(trial: Trial, folder: Path) -> str | None:
         return None
     if (folder / "error.txt").exists():
         return (folder / "error.txt").read_text()
-    return f"its process ended with status {done.returncode} (-9: out of memory, or killed); see {folder / 'log.txt'}"
+    if done.returncode == -signal.SIGKILL:
+        return "its process was killed, as the system does where memory runs out"
+    lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    return lines[-1] if lines else f"its process ended with status {done.returncode}"

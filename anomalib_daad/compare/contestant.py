@@ -23,6 +23,7 @@ from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
 _RECIPE = ("max_epochs", "max_steps", "precision")
 # Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
+_BATCH_SIZES = {"EfficientAd": 1}  # it takes no other
 _FROM_SCRATCH = {"Daad", "Draem", "Ganomaly", "Mnad"}
 
 
@@ -60,7 +61,8 @@ class Contestant:
         """
         path = Path(text)
         if path.suffix not in {".yaml", ".yml"}:
-            return cls(name := _find(text), name)
+            name = _find(text)
+            return cls(name, name, batch_size=_BATCH_SIZES.get(name))
         if not path.is_file():
             msg = f"There is no configuration file {path}."
             raise ValueError(msg)
@@ -119,10 +121,28 @@ class Contestant:
         if unknown := [name for name in arguments if name not in known]:
             msg = f"{self.name}: {self.class_path} has no argument {', '.join(unknown)}."
             raise ValueError(msg)
-        model = model_class(**arguments)
+        try:
+            model = model_class(**arguments)
+        except Exception as error:  # whatever a model objects to, or a hub that is out of reach
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            msg = f"{self.name} cannot be built: {reason}"
+            raise ValueError(msg) from error
         if backbone_weights is not None and "pre_trained" in known:
             _load_backbone(model, backbone_weights, self.name)
         return model
+
+    def is_from_scratch(self, pretrained: bool) -> bool:
+        """Whether the model starts without anomalib's pretrained weights.
+
+        Args:
+            pretrained (bool): Whether it may use them.
+
+        Returns:
+            bool: Whether it does without.
+        """
+        if self.takes_backbone:
+            return not (pretrained and self.arguments.get("pre_trained", True))
+        return self.class_path in _FROM_SCRATCH
 
     @property
     def takes_backbone(self) -> bool:
@@ -159,9 +179,14 @@ def _load_backbone(model: AnomalibModule, path: Path, name: str) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         msg = f"--backbone-weights {path} is not a readable safetensors file: {error}."
         raise ValueError(msg) from error
-    try:
-        extractors[0].feature_extractor.load_state_dict(state)
-    except RuntimeError as error:
-        msg = f"--backbone-weights {path} does not fit the backbone of {name}, {model.hparams.get('backbone')}: "
-        msg += "name the backbone that these are the weights of with --backbone."
-        raise ValueError(msg) from error
+    own = extractors[0].feature_extractor
+    needed = own.state_dict()
+    # Files of whole networks hold layers that a feature extractor leaves out.
+    wrong = [key for key, value in needed.items() if key not in state or state[key].shape != value.shape]
+    if wrong:
+        msg = (
+            f"--backbone-weights {path} does not fit the backbone of {name}, {model.hparams.get('backbone')}, for lack "
+        )
+        msg += f"of {wrong[0]} in its shape: name the backbone that these are the weights of with --backbone."
+        raise ValueError(msg)
+    own.load_state_dict({key: state[key] for key in needed})

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def measure_costs(
 
 def _torch_call(model: AnomalibModule, images: torch.Tensor) -> Callable[[], object]:
     network: Any = model.inference_model().eval() if isinstance(model, ReconstructionTraining) else model.model
-    pre_processor: Any = model.pre_processor or nullcontext
+    pre_processor: Any = model.pre_processor
     post_processor: Any = model.post_processor
     return torch.inference_mode()(lambda: post_processor(network(pre_processor(images))))
 

@@ -3,12 +3,14 @@
 """The data of the comparison: a root in MVTec AD's layout, a folder of one's own, or a datamodule's configuration."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import anomalib.data
 import yaml
 from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data.errors import MisMatchError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 _MASKS = ("ground_truth", "masks", "mask")
@@ -22,11 +24,14 @@ class ComparedData:
         name (str): Name in the report.
         class_path (str): Datamodule of anomalib.
         arguments (dict[str, Any]): Its arguments.
+        fingerprint (str): Mark of the files' names, sizes and times, so that changed data are other data; empty where
+            the files are the datamodule's to know.
     """
 
     name: str
     class_path: str
     arguments: dict[str, Any]
+    fingerprint: str = ""
 
     def build(self, batch_size: int, eval_batch_size: int, seed: int) -> AnomalibDataModule:
         """Build the datamodule.
@@ -48,10 +53,13 @@ class ComparedData:
             datamodule = get_datamodule({"data": {"class_path": self.class_path, "init_args": arguments}})
             datamodule.prepare_data()
             datamodule.setup()
-        except (AssertionError, FileNotFoundError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AssertionError, LookupError, MisMatchError, OSError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             msg = f"The data {self.name} cannot be read: {reason}"
             raise ValueError(msg) from error
+        if getattr(datamodule, "val_data", None) is None:
+            msg = f"The data {self.name} have no validation images for the thresholds: use --validation synthetic."
+            raise ValueError(msg)
         return datamodule
 
 
@@ -74,27 +82,50 @@ def find_data(path: Path, categories: list[str] | None = None, validation: str |
     """
     split = {} if validation is None else {"val_split_mode": validation}
     if path.suffix in {".yaml", ".yml"}:
+        _refuse_categories(path, categories)
         return [_configured(path, split)]
     if not path.is_dir():
         msg = f"There is no folder {path}: --data must name images, or a YAML file of a datamodule."
         raise ValueError(msg)
     if (path / "train" / "good").is_dir():
         path, categories = path.resolve().parent, [path.resolve().name]
+    path = path.resolve()
     known = sorted(folder.parent.parent.name for folder in path.glob("*/train/good"))
     if known:
         if unknown := [name for name in categories or [] if name not in known]:
             msg = f"There is no category {', '.join(unknown)} in {path}; it has {', '.join(known)}."
             raise ValueError(msg)
         found = [
-            ComparedData(name, "MVTecAD", {"root": str(path), "category": name, **split})
-            for name in categories or known
+            ComparedData(name, "MVTecAD", {"root": str(path), "category": name, **split}, fingerprint(path / name))
+            for name in dict.fromkeys(categories or known)
         ]
         for data in found:
             if not _has_images(path / data.name / "train" / "good"):
                 msg = f"There are no images in {path / data.name / 'train' / 'good'}."
                 raise ValueError(msg)
         return found
+    _refuse_categories(path, categories)
     return [_folder(path, split)]
+
+
+def fingerprint(path: Path) -> str:
+    """Mark of a file, or of all files in a folder: their names, sizes and times.
+
+    Args:
+        path (Path): File or folder.
+
+    Returns:
+        str: Eight characters.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _refuse_categories(path: Path, categories: list[str] | None) -> None:
+    if categories:
+        msg = f"{path} has no categories to choose from; leave --categories out."
+        raise ValueError(msg)
 
 
 def _folder(path: Path, split: dict[str, Any]) -> ComparedData:
@@ -117,7 +148,7 @@ def _folder(path: Path, split: dict[str, Any]) -> ComparedData:
         arguments["val_split_mode"] = "same_as_test"  # of a handful of defects none can be spared
     else:
         arguments["val_split_mode"] = "synthetic"
-    return ComparedData(path.resolve().name, "Folder", {**arguments, **split})
+    return ComparedData(path.resolve().name, "Folder", {**arguments, **split}, fingerprint(path))
 
 
 def _only(path: Path, masks: str, kind: str) -> str:

@@ -81,7 +81,7 @@ class Finding:
 
 
 def find(trial: Trial, folder: Path) -> Finding:
-    """Judge a finished trial; what was judged before is read.
+    """Judge a finished trial.
 
     Args:
         trial (Trial): Trial.

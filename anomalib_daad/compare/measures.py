@@ -123,7 +123,7 @@ def interval(
 
 
 def resample(
-    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES
+    labels: np.ndarray, statistic: Callable[[np.ndarray], float | None], resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray | None:
     """Bootstrap over images, good and defective ones drawn apart, so that no resample lacks either.
 
@@ -133,11 +133,12 @@ def resample(
         labels (np.ndarray): Whether each image is defective, boolean, shape ``(n,)``.
         statistic (Callable[[np.ndarray], float | None]): Takes indices of images, gives a number.
         resamples (int): Number of resamples. Defaults to ``1000``.
+        seed (int): Seed; another for each data set whose resamples are averaged. Defaults to ``0``.
 
     Returns:
         np.ndarray | None: The statistic of each resample; None where it gives None.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     groups = [group for kind in (False, True) if len(group := np.flatnonzero(labels == kind))]
     values = []
     for _ in range(resamples):

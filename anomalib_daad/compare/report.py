@@ -5,6 +5,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .charts import draw_cost, draw_histograms, draw_roc
 from .cost import measure_costs
 from .finding import MEASURES, Finding, auroc_by_kind, find
 from .gallery import gallery
-from .trial import Trial
+from .trial import Trial, first_line
 
 _NAMES = {
     "auroc": "image AUROC",
@@ -63,7 +64,17 @@ def write_report(
     Returns:
         Path: The page.
     """
-    findings = [find(trial, folder) for trial, folder in zip(trials, folders, strict=True)]
+    findings, models, failed = [], {}, dict(failed)
+    for trial, folder in zip(trials, folders, strict=True):
+        finding = find(trial, folder)
+        try:
+            models[folder] = load(finding)
+            findings.append(finding)
+        except Exception as error:  # one checkpoint must not cost the report
+            failed[f"{finding.name} on {trial.data.name}"] = f"its checkpoint cannot be read: {first_line(error)}"
+    if not findings:
+        msg = f"None of the trained models can be read: {'; '.join(failed.values())}"
+        raise ValueError(msg)
     by_data: dict[str, list[Finding]] = {}
     for finding in findings:
         by_data.setdefault(finding.trial.data.name, []).append(finding)
@@ -75,16 +86,16 @@ def write_report(
         if counts.count(name) == len(by_data)
     }
     largest = max(by_data, key=lambda name: by_data[name][0].facts["train_images"])
-    models = {finding.folder: load(finding) for finding in findings}
-    costs = _costs(by_data[largest], models, output, seconds)
+    costs, machine = _costs(by_data[largest], models, output, seconds, machine)
     advice = advise(by_model, costs)
 
     rows = [
-        {**_identity(finding), **finding.measures, **_flat(finding), **_facts(finding), **costs.get(finding.name, {})}
+        {**_identity(finding), **finding.measures, **_flat(finding), **_facts(finding)}
+        | (costs.get(finding.name, {}) if finding.trial.data.name == largest else {})
         for finding in findings
     ]
     write_table(rows, output / "results.csv")
-    whole = {"machine": machine, "advice": advice._asdict(), "results": rows, "failed": dict(failed)}
+    whole = {"machine": machine, "advice": advice._asdict(), "results": rows, "failed": failed}
     write_text(output / "results.json", json.dumps(whole, indent=1))
     conditions = _conditions(trials[0], machine, largest)
     write_text(output / "report.md", _markdown(by_data, costs, advice, conditions, failed))
@@ -114,19 +125,27 @@ def load(finding: Finding) -> AnomalibModule:
     Returns:
         AnomalibModule: The model in evaluation mode, on the CPU.
     """
-    model_class: Any = getattr(anomalib.models, finding.trial.contestant.class_path)
-    return model_class.load_from_checkpoint(finding.folder / "model.ckpt", map_location=torch.device("cpu")).eval()
+    trial = finding.trial
+    model_class: Any = getattr(anomalib.models, trial.contestant.class_path)
+    # Checkpoints do not hold the pre-processor, whose size is some networks' size.
+    sized = (
+        {}
+        if "image_size" in signature(model_class).parameters
+        else {"pre_processor": model_class.configure_pre_processor((trial.image_size, trial.image_size))}
+    )
+    path = finding.folder / "model.ckpt"
+    return model_class.load_from_checkpoint(path, map_location=torch.device("cpu"), **sized).eval()
 
 
 def _costs(
-    findings: Sequence[Finding], models: Mapping[Path, AnomalibModule], output: Path, seconds: float
-) -> dict[str, Row]:
+    findings: Sequence[Finding], models: Mapping[Path, AnomalibModule], output: Path, seconds: float, machine: str
+) -> tuple[dict[str, Row], str]:
     """Measure all models in one go; again only where other models are compared, or for another time."""
     path = output / "costs.json"
     trial = findings[0].trial
     compared = [[str(finding.folder.name) for finding in findings], seconds]
     if path.exists() and (saved := json.loads(path.read_text()))["compared"] == compared:
-        return saved["costs"]
+        return saved["costs"], saved["machine"]
     costs = measure_costs(
         {finding.name: models[finding.folder] for finding in findings},
         {finding.name: finding.folder for finding in findings},
@@ -134,8 +153,8 @@ def _costs(
         seconds,
         trial.device,
     )
-    write_text(path, json.dumps({"compared": compared, "costs": costs}, indent=1))
-    return costs
+    write_text(path, json.dumps({"compared": compared, "costs": costs, "machine": machine}, indent=1))
+    return costs, machine
 
 
 def _identity(finding: Finding) -> Row:
@@ -164,11 +183,10 @@ def _facts(finding: Finding) -> Row:
 
 
 def _weights(trial: Trial) -> str:
-    if not trial.contestant.takes_backbone:
-        return "none of its own to choose"
-    if trial.backbone_weights is not None:
-        return Path(trial.backbone_weights).name
-    return "anomalib's pretrained" if trial.pretrained else "none: random"
+    if trial.contestant.is_from_scratch(trial.pretrained and trial.backbone_weights is None):
+        is_given = trial.backbone_weights is not None and trial.contestant.takes_backbone
+        return Path(str(trial.backbone_weights)).name if is_given else "none"
+    return "anomalib's"
 
 
 def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
@@ -177,7 +195,8 @@ def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
         "val_split_mode", "same_as_test" if trial.data.class_path == "MVTecAD" else "its default"
     )
     where = {
-        "same_as_test": "the test images themselves, so that F1 is the best that these scores allow",
+        "same_as_test": "the test images themselves, where anomalib takes the score with the best F1; parts that score "
+        "exactly that pass",
         "synthetic": "good images with made-up defects",
         "from_test": "a part of the test images, which is left out of all measures",
     }
@@ -185,16 +204,10 @@ def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
         "Machine": machine,
         "Images": f"resized to {trial.image_size} x {trial.image_size} pixels; seed {trial.seed}",
         "Thresholds": f"calibrated on {where.get(str(validation), str(validation))}",
-        "Backbones": f"{trial.backbone or 'each its own'}; "
-        + (
-            f"weights {Path(trial.backbone_weights).name}"
-            if trial.backbone_weights
-            else "anomalib's pretrained weights"
-            if trial.pretrained
-            else "random weights: all from scratch"
-        ),
-        "Intervals": "95%, bootstrap over test images; training was done once, with one seed",
-        "Costs": f"measured in one run, all models in turn, as trained on {largest}",
+        "Intervals": "95%, bootstrap over test images alone; training was done once, with one seed",
+        "Costs": f"measured in one run, all models in turn, as trained on {largest}; in PyTorch each model as it is "
+        "exported, Daad rewritten for inference",
+        "Maps": "pixel measures are taken on what a model sees; some models crop or keep a size of their own",
     }
 
 
@@ -202,21 +215,27 @@ def _number(finding: Finding, name: str) -> str:
     value, bounds = finding.measures[name], finding.intervals[name]
     if value is None:
         return "not measured"
-    return f"{value:.3f}" + ("" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})")
+    if bounds is None or bounds[0] == bounds[1]:  # a bootstrap of scores without an error knows no other
+        return f"{value:.3f}"
+    return f"{value:.3f} ({bounds[0]:.2f} to {bounds[1]:.2f})"
 
 
 def _accuracy_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     rows = [[_NAMES[name], *(_number(finding, name) for finding in findings)] for name in MEASURES]
+    rows.append(["pretrained weights", *(_weights(finding.trial) for finding in findings)])
     return ["", *(finding.name for finding in findings)], rows
 
 
 def _cost_table(findings: Sequence[Finding], costs: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     values = [{**finding.facts, **costs.get(finding.name, {})} for finding in findings]
-    rows = [
-        [text, *("not measured" if of_model.get(name) is None else f"{of_model[name]:.4g}" for of_model in values)]
-        for name, text in _COSTS.items()
-    ]
+    rows = [[text, *(_quantity(of_model.get(name)) for of_model in values)] for name, text in _COSTS.items()]
     return ["", *(finding.name for finding in findings)], rows
+
+
+def _quantity(value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _kind_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
@@ -247,7 +266,8 @@ def _markdown(
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+    lines = (header, ["---"] * len(header), *rows)
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in lines]
 
 
 def _summary(advice: Advice, failed: Mapping[str, str]) -> list[str]:

@@ -6,9 +6,9 @@ A process of its own has its own peak of memory, and one that dies takes nothing
 """
 
 import json
+import math
 import shutil
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from anomalib.models.components.base import MemoryBankMixin
+from filelock import FileLock
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Timer
 
 from ..lightning_base import ReconstructionTraining
 from ..output_folder import Row, write_table, write_text
@@ -107,13 +109,19 @@ def run(trial: Trial, folder: Path) -> None:
     datamodule = trial.data.build(trial.contestant.batch_size or trial.batch_size, EVAL_BATCH, trial.seed)
     model = trial.build()
     recipe = dict(trial.contestant.trainer)
+    batches = max(1, len(datamodule.train_dataloader()))
     has_bank = isinstance(model, MemoryBankMixin)  # which fills as validation starts
     if not recipe.keys() & {"max_epochs", "max_steps"} and "max_epochs" not in model.trainer_arguments:
-        recipe["max_steps"] = trial.steps
+        # In epochs, which schedules are made of; and steps would count every optimizer's.
+        recipe["max_epochs"] = math.ceil(trial.steps / batches)
     # Scores of the reconstruction models are computed in float32 whatever they are trained in.
     recipe.setdefault("precision", "bf16-mixed" if isinstance(model, ReconstructionTraining) else "32-true")
-    recipe.setdefault("max_epochs", -1)
+    recipe.setdefault("max_epochs", -1)  # of a recipe in steps
+    epochs = recipe["max_epochs"] if recipe["max_epochs"] > 0 else math.ceil(recipe.get("max_steps", 1) / batches)
     last = folder / "resume" / "last.ckpt"
+    interval = max(1, min(RESUME_EPOCHS, epochs // 20))
+    resume_point = ResumePoint(last.parent, last.stem, enable_version_counter=False, every_n_epochs=interval)
+    timer = Timer()  # its state is in the checkpoint
     engine = Engine(
         **recipe,
         accelerator="gpu" if trial.device == "cuda" else "cpu",
@@ -122,18 +130,9 @@ def run(trial: Trial, folder: Path) -> None:
         logger=False,
         enable_model_summary=False,
         **({} if has_bank else {"limit_val_batches": 0}),
-        callbacks=[]
-        if has_bank
-        else [ResumePoint(folder / "resume", "last", enable_version_counter=False, every_n_epochs=RESUME_EPOCHS)],
+        callbacks=[timer] if has_bank else [timer, resume_point],
     )
-    clock = folder / "train_seconds.json"
-    earlier = json.loads(clock.read_text()) if last.exists() and clock.exists() else 0.0
-    start = time.perf_counter()
-    try:
-        engine.fit(model, datamodule=datamodule, ckpt_path=last if last.exists() else None)
-    finally:
-        train_seconds = earlier + time.perf_counter() - start
-        write_text(clock, json.dumps(train_seconds))
+    engine.fit(model, datamodule=datamodule, ckpt_path=last if last.exists() else None)
     if not has_bank:
         engine = Engine(
             accelerator=engine.trainer.accelerator, devices=1, default_root_dir=folder / "engine", logger=False
@@ -141,7 +140,7 @@ def run(trial: Trial, folder: Path) -> None:
         engine.validate(model, datamodule=datamodule, verbose=False)
     engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
     facts: Row = {
-        "train_seconds": round(train_seconds, 1),
+        "train_seconds": round(timer.time_elapsed("train"), 1),
         "train_images": len(datamodule.train_data),
         "train_peak_mb": peak_memory_mb(trial.device),
         **_test(model, datamodule.test_dataloader(), folder, trial.device),
@@ -190,7 +189,7 @@ def _export(engine: Engine, model: AnomalibModule, folder: Path) -> Row:
     try:
         path = engine.export(model.cpu(), ExportType.OPENVINO, export_root=folder)
     except Exception as error:  # whatever the exporter meets
-        return {"deployed_mb": None, "not_exported": _first_line(error)}
+        return {"deployed_mb": None, "not_exported": first_line(error)}
     size = sum(file.stat().st_size for file in Path(str(path)).parent.iterdir() if file.suffix in {".xml", ".bin"})
     return {"deployed_mb": round(size / 1e6, 2), "not_exported": None}
 
@@ -211,7 +210,15 @@ def peak_memory_mb(device: str) -> float | None:
     return next((round(int(line.split()[1]) * 1024 / 1e6, 1) for line in lines if line.startswith("VmHWM")), None)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or its kind.
+
+    Args:
+        error (BaseException): Error.
+
+    Returns:
+        str: One line.
+    """
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
@@ -219,10 +226,13 @@ def main() -> None:
     """Run the trial in the folder that is named on the command line; a failure's reason is in ``error.txt``."""
     folder = Path(sys.argv[1])
     try:
-        run(Trial.read(folder / "trial.json"), folder)
+        # The lock is this process's own: where the command is killed, the trial goes on, and a second one waits for it.
+        with FileLock(folder / "lock"):
+            if not (folder / "result.json").exists():
+                run(Trial.read(folder / "trial.json"), folder)
     except Exception as error:
         with suppress(OSError):
-            write_text(folder / "error.txt", _first_line(error))
+            write_text(folder / "error.txt", first_line(error))
         raise
 
 
