@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, auto_cli
 
+from .compare.compare_models import compare
 from .inspection.inspect_checkpoint import inspect
 from .reproduce.command import reproduce
 from .speed.benchmark import speed
@@ -47,36 +48,46 @@ class CommandParser(ArgumentParser):
         return super().add_function_arguments(function, *args, **{**kwargs, "skip": {first}})
 
 
-def bracket_lists(arguments: list[str], command: Callable) -> list[str]:
-    """Let options that take a list be written ``--seeds 0 1``, beside jsonargparse's ``--seeds "[0, 1]"``.
+def plain_options(arguments: list[str], command: Callable) -> list[str]:
+    """Let options be written ``--seeds 0 1``, ``--image-size 128`` and ``--no-pretrained``.
+
+    jsonargparse's own forms are ``--seeds "[0, 1]"``, ``--image_size 128`` and ``--pretrained false``.
 
     Args:
         arguments (list[str]): What stands after the command's name.
         command (Callable): The command.
 
     Returns:
-        list[str]: The same, lists in brackets.
+        list[str]: The same in jsonargparse's form.
     """
-    lists = {f"--{name}" for name, it in signature(command).parameters.items() if "list[" in str(it.annotation)}
-    bracketed: list[str] = []
+    parameters = signature(command).parameters
+    lists = {f"--{name}": str(it.annotation) for name, it in parameters.items() if "list[" in str(it.annotation)}
+    plain: list[str] = []
     rest = list(arguments)
     while rest:
-        bracketed.append(rest.pop(0))
-        if bracketed[-1] not in lists:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            option = option[:2] + option[2:].replace("-", "_")
+            switch = option.removeprefix("--no_")
+            is_off = switch != option and switch in parameters
+            word = f"--{switch}=false" if is_off else f"{option}{equals}{value}"
+        plain.append(word)
+        if plain[-1] not in lists:
             continue
         count = next((index for index, value in enumerate(rest) if value.startswith("--")), len(rest))
         values, rest = rest[:count], rest[count:]
         if values and not values[0].startswith("["):
-            values = [f"[{', '.join(value if value.isdigit() else json.dumps(value) for value in values)}]"]
-        bracketed += values
-    return bracketed
+            values = [f"[{', '.join(value if 'list[int]' in lists[word] else json.dumps(value) for value in values)}]"]
+        plain += values
+    return plain
 
 
 def main() -> None:
     """Run a command; bad input is one line on standard error and exit status 2."""
-    commands: dict[str, Any] = {"inspect": inspect, "reproduce": reproduce, "speed": speed}
+    commands: dict[str, Any] = {"compare": compare, "inspect": inspect, "reproduce": reproduce, "speed": speed}
     name, *rest = sys.argv[1:] or [""]
-    arguments = [name, *bracket_lists(rest, commands[name])] if name in commands else None
+    arguments = [name, *plain_options(rest, commands[name])] if name in commands else None
     try:
         auto_cli(
             commands,
@@ -86,6 +97,9 @@ def main() -> None:
             as_positional=False,
             parser_class=CommandParser,
         )
+    except KeyboardInterrupt:
+        sys.stderr.write("anomalib-daad: interrupted; the same command goes on\n")
+        sys.exit(130)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"anomalib-daad: error: {error}\n")
         sys.exit(2)

@@ -39,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
         text (str): Its contents.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
 
 

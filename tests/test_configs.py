@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from anomalib.cli.cli import AnomalibCLI
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 from anomalib_daad import Daad, DemoTextures
 from anomalib_daad.speed import peers
@@ -30,6 +32,7 @@ def load(name: str, *overrides: str) -> AnomalibCLI:
 
 def test_no_config_is_forgotten() -> None:
     ours = {
+        "benchmark.yaml",
         "daad.yaml",
         "daad_plus.yaml",
         "daad_plus_cpu.yaml",
@@ -49,6 +52,16 @@ def test_systems(name) -> None:
     assert len(reads) == num_memories
     assert [read.queries.shape[1] for read in reads[-1:]] == num_queries
     assert cli.engine._cache.args["max_epochs"] == (60 if name.startswith("mnad") else 1000)
+
+
+def test_anomalibs_benchmark_starts_with_daad(data_root) -> None:
+    arguments = yaml.safe_load((CONFIGS / "benchmark.yaml").read_text())["benchmark"]
+    arguments["data"]["init_args"] |= {"root": str(data_root), "category": {"grid": ["part"]}}
+    with torch.device("meta"):
+        job = next(iter(BenchmarkJobGenerator("cpu").generate_jobs(arguments, None)))
+    assert isinstance(job.model, Daad)
+    assert job.datamodule.category == "part"
+    assert job.flat_cfg["model.class_path"] == "Daad"
 
 
 def test_small_preset_is_the_one_that_is_timed() -> None:

@@ -2,10 +2,8 @@
 
 """The inspection shows what the model did, on a page that needs nothing but itself."""
 
-import json
 import re
 import shutil
-import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ import torch
 from anomalib.data import InferenceBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim
+from browser import open_in_browser
 from conftest import make_model
 from sklearn.metrics import roc_auc_score
 
@@ -31,8 +30,8 @@ from anomalib_daad.inspection.images import InspectedImages
 from anomalib_daad.inspection.inspect_checkpoint import inspect
 from anomalib_daad.inspection.memory import draw_memories, place, strongest_items
 from anomalib_daad.inspection.observation import Observations, choose, look, observe
-from anomalib_daad.inspection.picture import Omission
 from anomalib_daad.inspection.reconstruction import draw_rates, draw_reconstructions
+from anomalib_daad.picture import Omission
 
 PICTURES = ["reconstructions", "rates", "items", "use", "reads", "scores", "roc", "score_area"]
 
@@ -309,25 +308,6 @@ def test_the_page_holds_every_picture_and_asks_for_nothing(page) -> None:
     assert [tag for tag, _ in tags].count("h1") == 1
     assert "Teile &lt;1&gt; ü" in text
     assert "1x1x2: " in text
-
-
-def open_in_browser(page: Path, folder: Path, width: int) -> tuple[list[str], list[str], np.ndarray]:
-    """Open a page; what it wrote on the console, the addresses that it asked for, and what it looks like."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("install chromium to open the page in a browser")
-    screenshot, net_log = folder / "page.png", folder / "net.json"
-    options = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    options += f" --disable-sync --no-first-run --enable-logging=stderr --hide-scrollbars --window-size={width},2000"
-    files = [f"--user-data-dir={folder / 'profile'}", f"--screenshot={screenshot}", f"--log-net-log={net_log}"]
-    command = [browser, *options.split(), "--host-resolver-rules=MAP * ~NOTFOUND", *files, page.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    log = json.loads(net_log.read_text())
-    start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    requests = [event.get("params", {}) for event in log["events"] if event["type"] == start]
-    asked = [request["url"] for request in requests if request.get("initiator", "not an origin") != "not an origin"]
-    console = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
-    return console, asked, cv2.imread(str(screenshot))
 
 
 @pytest.mark.parametrize("width", [1280, 390])

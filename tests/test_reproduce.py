@@ -18,7 +18,8 @@ from anomalib.engine import Engine
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
-from anomalib_daad.command_line import CommandParser, bracket_lists
+from anomalib_daad.command_line import CommandParser, plain_options
+from anomalib_daad.pixel_measures import measure_pixels
 from anomalib_daad.reproduce import cell as cells
 from anomalib_daad.reproduce import command, paper, tables
 from anomalib_daad.reproduce.command import reproduce, results
@@ -288,9 +289,9 @@ def test_pixels_of_all_images_are_judged_together() -> None:
     masks[:, 8:16, 8:16] = True
     maps = torch.rand(6, 1, 32, 32) * torch.tensor([0.2, 0.2, 0.2, 3.0, 3.0, 3.0])[:, None, None, None]
     maps += masks[:, None] * 0.1
-    measures = cells._pixel_measures(maps, masks)
+    measures = measure_pixels(maps, masks)
     assert measures["auroc_pixel"] == pytest.approx(roc_auc_score(masks.flatten(), maps.flatten()), abs=1e-6)
-    assert cells._pixel_measures(0.01 * maps, masks) == pytest.approx(measures, abs=1e-3)
+    assert measure_pixels(0.01 * maps, masks) == pytest.approx(measures, abs=1e-3)
 
 
 def test_arguments_of_the_model_make_another_cell(data_root, tmp_path) -> None:
@@ -310,7 +311,7 @@ def test_lists_on_the_command_line(brackets) -> None:
         lists = {"categories": ["[3, 4]"], "systems": ['["DAAD, r = 2", AE]'], "seeds": ["[0, 1]"]}
     options = [word for name, values in lists.items() for word in (f"--{name}", *values)]
     given = ["table2", *options, "--data", "mnist.npz", "--steps", "3"]
-    parsed = parser.parse_args(bracket_lists(given, reproduce))
+    parsed = parser.parse_args(plain_options(given, reproduce))
     assert command._categories("mnist", Path(), parsed.categories) == ["3", "4"]
     assert parsed.systems == ["DAAD, r = 2", "AE"]
     assert parsed.seeds == [0, 1]

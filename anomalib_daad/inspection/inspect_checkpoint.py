@@ -7,14 +7,14 @@ from pathlib import Path
 from matplotlib import rc_context
 from rich import print as rich_print
 
+from .. import html_page
 from ..lightning_model import Daad
 from ..output_folder import prepare_folder
+from ..picture import STYLE, Omission, Picture
 from .checkpoint import load_model, name_divisions
 from .images import InspectedImages
 from .memory import draw_memories
 from .observation import Observations, observe
-from .page import write_page
-from .picture import STYLE, Omission, Picture
 from .reconstruction import draw_rates, draw_reconstructions
 from .scores import draw_scores
 
@@ -48,9 +48,10 @@ def inspect(
         pictures += draw_scores(models[0], observations)
         saved = [picture if isinstance(picture, Omission) else (picture, picture.save(output)) for picture in pictures]
     subject = data.resolve().name if category is None else category
-    facts = _facts(models, checkpoints, data, observations)
     page = output / "index.html"
-    write_page(page, f"What the model makes of {subject}", facts, saved)
+    described = html_page.facts(_facts(models, checkpoints, data, observations))
+    blocks = [described, *map(html_page.picture_section, saved)]
+    html_page.write_page(page, f"What the model makes of {subject}", blocks)
     rich_print(f"[bold]{len(observations.names)} images[/bold] -> {page}")
 
 

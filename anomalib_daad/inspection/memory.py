@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from ..block_memory import BlockMemory
 from ..lightning_model import Daad
+from ..picture import PALETTE, Omission, Picture, bare, panels
 from .images import InspectedImages
 from .observation import CloseUp, MemoryUse, Observations, look
-from .picture import PALETTE, Omission, Picture, bare, panels
 
 MAX_ITEMS = 1000  # t-SNE of more takes minutes
 MAX_NUMBERED = 10  # blocks along a side that are large enough for a number

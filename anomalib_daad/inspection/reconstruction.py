@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..lightning_model import Daad
+from ..picture import WIDTH, Picture, bare
 from .checkpoint import name_divisions
 from .images import InspectedImage, InspectedImages
 from .observation import Observations, choose, look
-from .picture import WIDTH, Picture, bare
 
 IMAGES_OF_A_KIND = 3
 

@@ -14,8 +14,8 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from ..anomaly_score import FusedScore
 from ..lightning_model import Daad
+from ..picture import DEFECTIVE, GOOD, WIDTH, Omission, Picture
 from .observation import Observations
-from .picture import DEFECTIVE, GOOD, WIDTH, Omission, Picture
 
 UNKNOWN = "#555555"
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
+from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.engine import Engine
-from anomalib.metrics import AUPRO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import roc_auc_score
 
 from ..lightning_model import Daad
 from ..mnad import Mnad
 from ..one_class import OneClassCIFAR10, OneClassMNIST
 from ..output_folder import Row, write_table, write_text
+from ..pixel_measures import measure_pixels
+from ..resume_point import ResumePoint
 from .systems import SYSTEMS
 
 MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
@@ -122,14 +122,6 @@ class Cell:
         return OneClassCIFAR10(data, self.category, self.batch_size)
 
 
-class _ResumePoint(ModelCheckpoint):
-    """Checkpoint to go on from, beside the one that anomalib's Engine writes."""
-
-    @property
-    def state_key(self) -> str:
-        return "ResumePoint"
-
-
 def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool) -> Row:
     """Train and test a cell; a training that was stopped goes on from its last checkpoint.
 
@@ -157,7 +149,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool
         default_root_dir=folder / "engine",
         logger=False,
         enable_model_summary=False,
-        callbacks=[_ResumePoint(resume, "last", enable_version_counter=False, every_n_epochs=interval)],
+        callbacks=[ResumePoint(resume, "last", enable_version_counter=False, every_n_epochs=interval)],
     )
     last = resume / "last.ckpt"
     earlier = json.loads((folder / "earlier.json").read_text()) if (folder / "earlier.json").exists() else 0.0
@@ -216,17 +208,7 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
         f"auroc_{part}": None if rows[0][part] is None else round(roc_auc_score(labels, [row[part] for row in rows]), 6)
         for part in ("R", "L", "fused")
     }
-    return measures | (_pixel_measures(torch.cat(maps), torch.cat(masks)) if maps else _NO_PIXELS)
-
-
-def _pixel_measures(maps: torch.Tensor, masks: torch.Tensor) -> Row:
-    """Judge the maps of all images at once: metrics scale values beyond [0, 1] batch by batch, each its own way."""
-    low, high = maps.aminmax()
-    scaled = (maps - low) / (high - low).clamp_min(1e-12)
-    pro: Any = AUPRO(fields=["anomaly_map", "gt_mask"])
-    pro.update(ImageBatch(image=torch.zeros(len(maps), 3, *maps.shape[2:]), anomaly_map=scaled, gt_mask=masks))
-    pixel = roc_auc_score(masks.flatten().numpy(), maps.flatten().numpy())
-    return {"auroc_pixel": round(pixel, 6), "aupro": round(float(pro.compute()), 6)}
+    return measures | (measure_pixels(torch.cat(maps), torch.cat(masks)) if maps else _NO_PIXELS)
 
 
 def _commit() -> str:

@@ -2,16 +2,13 @@
 
 """All parts of the speed benchmark, each a table of its own."""
 
-import os
-import platform
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from rich import print as rich_print
 
+from ..machine import describe_machine
 from ..output_folder import Row, read_table, write_table
 from . import inference, limit, peers, report, runtimes, training
 
@@ -83,7 +80,7 @@ def speed(
         rich_print(f"[bold]{part}[/bold] -> {path}")
         if part == "growth":
             report.plot_growth(read_table(path), output / "growth.png")
-    text = [f"# Speed\n\n{_machine(device)}\n"]
+    text = [f"# Speed\n\n{describe_machine(device)}\n"]
     for part in PARTS:
         path = output / f"{part}.csv"
         rows = read_table(path) if path.exists() else []
@@ -107,26 +104,3 @@ def _limits(device: str) -> list[Row]:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     ]
     return [*rows, {"what": "copy", "value": round(limit.copy_bandwidth(device) / 1e9, 1), "unit": "GB/s"}]
-
-
-def _machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    versions = ", ".join(filter(None, map(_version, ("anomalib-daad", "anomalib", "torch", "openvino"))))
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}, {date}."
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return ""
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    extensions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
-    return f"{model} ({', '.join(extensions)}; {os.cpu_count()} processors)"

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Charts of the comparison: accuracy against latency, ROC curves, histograms of the scores."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from sklearn.metrics import roc_curve
+
+from ..output_folder import Row
+from ..picture import DEFECTIVE, GOOD, PALETTE, WIDTH, Omission, Picture, panels
+from .finding import Finding
+
+_COLOURS = [colour for colour in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", *PALETTE) if colour != "#F0E442"]
+_LINES = ("-", "--", "-.", ":")
+
+
+def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Picture | Omission:
+    """Draw accuracy against latency.
+
+    Args:
+        means (Mapping[str, float | None]): Mean image AUROC of each model.
+        costs (Mapping[str, Row]): Cost of each model.
+
+    Returns:
+        Picture | Omission: The chart.
+    """
+    heading = "Accuracy against latency"
+    runtime = "openvino_ms" if all(row.get("openvino_ms") for row in costs.values()) else "torch_ms"
+    points = {
+        name: (costs[name][runtime], value)
+        for name, value in means.items()
+        if value is not None and costs.get(name, {}).get(runtime)
+    }
+    if not points:
+        return Omission(heading, "There is no image AUROC without both good and defective test images.")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, (latency, value)) in enumerate(points.items()):
+        axes.plot(latency, value, "o", ms=9, color=_COLOURS[index % len(_COLOURS)])
+        axes.annotate(f" {name}", (latency, value), xytext=(6, 4), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    label = "OpenVINO" if runtime == "openvino_ms" else "PyTorch"
+    axes.set(xlabel=f"milliseconds for one image, {label} (logarithmic)", ylabel="mean image AUROC")
+    axes.margins(x=0.25, y=0.2)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
+    axes.grid(alpha=0.3)
+    alt = "; ".join(f"{name}: {latency:.3g} ms, image AUROC {value:.3f}" for name, (latency, value) in points.items())
+    caption = f"Up and to the left is better: more accurate and faster. Time of one image in {label}."
+    return Picture("accuracy_latency", heading, caption, alt, figure)
+
+
+def draw_roc(findings: Sequence[Finding]) -> Picture | Omission:
+    """Draw the ROC curves of all models on one data set.
+
+    Args:
+        findings (Sequence[Finding]): What they found.
+
+    Returns:
+        Picture | Omission: The chart.
+    """
+    data = findings[0].trial.data.name
+    heading = f"ROC curves: {data}"
+    known = [finding for finding in findings if finding.measures["auroc"] is not None]
+    if not known:
+        return Omission(heading, "It needs good and defective test images.")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#999999", lw=1)
+    for index, finding in enumerate(known):
+        false_positives, true_positives, _ = roc_curve(finding.labels, finding.scores)
+        axes.plot(
+            false_positives,
+            true_positives,
+            _LINES[index % len(_LINES)],
+            color=_COLOURS[index % len(_COLOURS)],
+            label=f"{finding.name} {finding.measures['auroc']:.3f}",
+        )
+    axes.axhline(0.95, color="#999999", lw=1, ls=":")
+    axes.set(xlabel="share of good parts rejected", ylabel="share of defective parts found", aspect="equal")
+    axes.legend(loc="lower right", frameon=False)
+    alt = "; ".join(
+        f"{finding.name}: area {finding.measures['auroc']:.3f}, rejects {finding.measures['fpr95']:.0%} of the "
+        f"good parts where it finds 95% of the defective ones"
+        for finding in known
+    )
+    caption = "Closer to the upper left corner is better. Dotted: 95% of the defective parts found."
+    return Picture(f"roc_{data}", heading, caption, alt, figure)
+
+
+def draw_histograms(findings: Sequence[Finding]) -> Picture:
+    """Draw how the scores of good and defective images lie, with the threshold.
+
+    Args:
+        findings (Sequence[Finding]): What the models found on one data set.
+
+    Returns:
+        Picture: The chart.
+    """
+    data = findings[0].trial.data.name
+    figure, axes = panels(len(findings), 1, 2.0)
+    told = []
+    for panel, finding in zip(axes, findings, strict=True):
+        edges = np.histogram_bin_edges(finding.scores[np.isfinite(finding.scores)], bins=30).tolist()
+        for kind, colour, name in ((False, GOOD, "good"), (True, DEFECTIVE, "defective")):
+            panel.hist(finding.scores[finding.labels == kind], edges, color=colour, alpha=0.6, label=name)
+        told.append(f"{finding.name}: {_wrong(finding)}")
+        panel.set_title(told[-1], loc="left")
+        if finding.threshold is not None:
+            panel.axvline(finding.threshold, color="#1a1a1a", ls="--", lw=1.5, label="threshold")
+        panel.set(yticks=[], ylabel="images")
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel("score (each model has its own scale)")
+    caption = (
+        "Left of the dashed line a part passes, right of it it is rejected. The less the two colours mix, the better."
+    )
+    return Picture(f"scores_{data}", f"Scores: {data}", caption, "; ".join(told), figure)
+
+
+def _wrong(finding: Finding) -> str:
+    if finding.threshold is None:
+        return "no threshold was calibrated"
+    rejected = finding.scores > finding.threshold
+    missed, good = int((finding.labels & ~rejected).sum()), int((~finding.labels & rejected).sum())
+    return f"misses {missed} of {finding.labels.sum()}, rejects {good} of {(~finding.labels).sum()} good"

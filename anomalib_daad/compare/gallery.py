@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The most telling test images: the worst misses and the worst false alarms of each model, beside all heat maps."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import anomalib.data.utils
+import cv2
+import numpy as np
+import torch
+from anomalib.models import AnomalibModule
+from matplotlib import colormaps
+
+from .. import html_page
+from ..lightning_base import ReconstructionTraining
+from ..mnad import Mnad
+from .finding import Finding
+
+SIDE = 160  # pixels of a tile
+WORST = 2  # misses, and as many false alarms, of each model
+
+
+def choose(findings: Sequence[Finding], worst: int = WORST) -> list[int]:
+    """Choose images: of each model in turn the worst misses, then the worst false alarms.
+
+    Args:
+        findings (Sequence[Finding]): What models found on one data set.
+        worst (int): Misses, and as many false alarms, of each model. Defaults to ``2``.
+
+    Returns:
+        list[int]: Indices of images, none twice.
+    """
+    misses, alarms = [], []
+    for finding in findings:
+        order = np.argsort(finding.scores, kind="stable")
+        misses += [int(index) for index in order if finding.labels[index]][:worst]
+        alarms += [int(index) for index in order[::-1] if not finding.labels[index]][:worst]
+    return list(dict.fromkeys(misses + alarms))
+
+
+def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> str:
+    """Show the chosen images with every model's heat map; of models that rebuild images, what they rebuilt.
+
+    Args:
+        findings (Sequence[Finding]): What models found on one data set.
+        models (Sequence[AnomalibModule]): The models, in the same order.
+
+    Returns:
+        str: HTML.
+    """
+    maps = [finding.maps() for finding in findings]
+    masks = next((masks for finding in findings if (masks := finding.masks()) is not None), None)
+    ranges = [None if of_model is None else _range(of_model, findings[0].labels) for of_model in maps]
+    rows = []
+    for index in choose(findings):
+        path = Path(findings[0].images[index])
+        picture = read_image(path)  # (H, W, 3)
+        truth = "defective" if findings[0].labels[index] else "good"
+        tiles = [_tile(picture, f"{path.parent.name}/{path.name}: {truth}", f"Test image {path.name}, {truth}")]
+        if masks is not None and findings[0].labels[index]:
+            mask = fit(masks[index] * 255.0, picture)
+            tiles.append(_tile(mask, "where the defect is", "Mask of the defect"))
+        for finding, model, of_model, scale in zip(findings, models, maps, ranges, strict=True):
+            verdict = _verdict(finding, index)
+            if of_model is not None and scale is not None:
+                heat = overlay(picture, of_model[index], *scale)
+                tiles.append(_tile(heat, f"{finding.name}: {verdict}", f"Heat map of {finding.name}, {verdict}"))
+            if isinstance(model, ReconstructionTraining):
+                rebuilt = fit(reconstruct(model, picture), picture)
+                tiles.append(
+                    _tile(rebuilt, f"{finding.name} expected this", f"What {finding.name} rebuilt of the image")
+                )
+        rows.append(f'<div class="tiles">{"".join(tiles)}</div>')
+    return "\n".join(rows)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as anomalib does.
+
+    Args:
+        path (Path): Its file.
+
+    Returns:
+        np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
+    """
+    return np.asarray(anomalib.data.utils.read_image(path, as_tensor=False), dtype=np.float32) * 255
+
+
+def overlay(picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Lay a heat map over an image.
+
+    Args:
+        picture (np.ndarray): RGB, in [0, 255], shape ``(H, W, 3)``.
+        anomaly_map (np.ndarray): Shape ``(h, w)``.
+        low (float): Value that is shown as nothing.
+        high (float): Value that is shown as strongest.
+
+    Returns:
+        np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
+    """
+    scaled = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0, 1)
+    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](fit(scaled, picture))[..., :3]
+
+
+def fit(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Give what a model saw or made the proportions that the image has.
+
+    Args:
+        values (np.ndarray): Shape ``(h, w)`` or ``(h, w, 3)``.
+        picture (np.ndarray): Image, shape ``(H, W, 3)``.
+
+    Returns:
+        np.ndarray: Shape ``(H, W)`` or ``(H, W, 3)``.
+    """
+    return np.asarray(cv2.resize(values, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+
+
+@torch.no_grad()
+def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
+    """Rebuild an image.
+
+    Args:
+        model (Any): Model of this package.
+        picture (np.ndarray): RGB, in [0, 255], shape ``(H, W, 3)``.
+
+    Returns:
+        np.ndarray: RGB, in [0, 255], shape ``(h, w, 3)``.
+    """
+    pixels = torch.from_numpy(picture / 255).permute(2, 0, 1)[None].to(model.device)  # (1, 3, H, W)
+    prepared = model.pre_processor(pixels)
+    rebuilt = (
+        model.model.reconstruct(prepared).reconstructions
+        if isinstance(model, Mnad)
+        else model.model.autoencoder(prepared)
+    )
+    return ((rebuilt[0] + 1) / 2 * 255).permute(1, 2, 0).float().cpu().numpy()
+
+
+def _range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Values that heat maps are coloured between: from what half of the good pixels exceed to the strongest."""
+    good = maps[~labels] if not labels.all() else maps
+    return float(np.median(good)), float(np.quantile(maps, 0.999))
+
+
+def _verdict(finding: Finding, index: int) -> str:
+    if finding.threshold is None:
+        return "no threshold"
+    rejected, defective = finding.scores[index] > finding.threshold, finding.labels[index]
+    if rejected == defective:
+        return "found" if defective else "passed"
+    return "MISSED" if defective else "FALSE ALARM"
+
+
+def _tile(picture: np.ndarray, caption: str, alt: str) -> str:
+    scale = SIDE / max(picture.shape[:2])
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA).clip(0, 255).astype(np.uint8)
+    encoded = cv2.imencode(".jpg", small[..., ::-1] if small.ndim == 3 else small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    shown = html_page.image(encoded.tobytes(), "jpeg", alt)
+    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What numbers were measured on."""
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("anomalib-daad", "anomalib", "torch", "openvino")
+
+
+def describe_machine(device: str) -> str:
+    """Name the machine, the versions and the day.
+
+    Args:
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        str: One line.
+    """
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    versions = ", ".join(filter(None, map(_version, _PACKAGES)))
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}, {date}."
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    extensions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
+    return f"{model} ({', '.join(extensions)}; {os.cpu_count()} processors)"

@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The comparison: its measures against independent ones, its models and data, its report, and what stopping does."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from anomalib.models.components.feature_extractors import TimmFeatureExtractor
+from browser import open_in_browser
+from conftest import draw_part
+from sklearn.metrics import f1_score, roc_auc_score
+
+from anomalib_daad.command_line import plain_options
+from anomalib_daad.compare import compare_models, report, trial
+from anomalib_daad.compare.advice import advise, lead
+from anomalib_daad.compare.compare_models import compare
+from anomalib_daad.compare.contestant import Contestant
+from anomalib_daad.compare.data import ComparedData, find_data
+from anomalib_daad.compare.finding import Finding
+from anomalib_daad.compare.gallery import choose
+from anomalib_daad.compare.measures import (
+    PixelCounts,
+    auroc,
+    false_positives_at_recall,
+    interval,
+    measure_images,
+    on_resample,
+    resample,
+)
+from anomalib_daad.pixel_measures import measure_pixels
+
+SMALL = """
+model:
+  class_path: Daad
+  init_args: {division_rates: [2, 2, 1], num_items: 10, base_channels: 4}
+trainer: {max_steps: 6, precision: 32-true}
+data: {class_path: MVTecAD, init_args: {train_batch_size: 4}}
+"""
+
+
+def scored(count: int, seed: int, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3 == 0
+    return labels, random.normal(apart * labels, 1.0).round(1)  # rounded, so that there are ties
+
+
+# Measures.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_image_measures_agree_with_their_definitions(seed) -> None:
+    labels, scores = scored(60, seed)
+    threshold = 0.4
+    measures = measure_images(labels, scores, threshold)
+    pairs = [(bad > good) + 0.5 * (bad == good) for bad in scores[labels] for good in scores[~labels]]
+    assert measures["auroc"] == pytest.approx(np.mean(pairs), abs=1e-12)
+    found = sum(score > threshold for score in scores[labels])
+    alarms = sum(score > threshold for score in scores[~labels])
+    assert measures["f1"] == pytest.approx(2 * found / (labels.sum() + found + alarms), abs=1e-12)
+    rates = [(np.mean(scores[labels] >= limit), np.mean(scores[~labels] >= limit)) for limit in np.unique(scores)]
+    assert measures["fpr95"] == pytest.approx(min(alarm for recall, alarm in rates if recall >= 0.95), abs=1e-12)
+    assert measures["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert measures["f1"] == pytest.approx(f1_score(labels, scores > threshold), abs=1e-12)
+    assert false_positives_at_recall(labels, scores, recall=0.5) <= measures["fpr95"]
+    assert false_positives_at_recall(labels, scores, recall=1.0) >= measures["fpr95"]
+
+
+def test_what_cannot_be_measured_is_none() -> None:
+    assert measure_images(np.zeros(3, bool), np.arange(3.0), 1.0) == {"auroc": None, "f1": None, "fpr95": None}
+    labels, scores = scored(9, 0)
+    assert measure_images(labels, scores, None)["f1"] is None
+    assert interval(labels, lambda _: None) is None
+
+
+def draw_maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps with ties, and masks of one region, of two, and of none."""
+    random = np.random.default_rng(seed)
+    masks = np.zeros((5, 16, 16), bool)
+    masks[0, 2:6, 2:6] = masks[1, 1:4, 1:9] = masks[1, 10:15, 10:12] = masks[2, 8:, 8:] = True
+    return (random.random(masks.shape) + 0.4 * masks).round(2).astype(np.float32) * 7 - 1, masks
+
+
+def pro_by_definition(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
+    """Sweep all thresholds: mean overlap of the regions and false-positive rate; area by trapezoids up to the limit."""
+    regions = []
+    for index, mask in enumerate(masks):
+        count, numbered = cv2.connectedComponents(mask.astype(np.uint8))
+        regions += [(index, numbered == number) for number in range(1, count)]
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        above = maps >= threshold
+        overlap = np.mean([above[index][region].mean() for index, region in regions])
+        points.append((above[~masks].mean(), overlap))
+    area = 0.0
+    for (x_0, y_0), (x_1, y_1) in pairwise(points):
+        if x_0 >= limit:
+            break
+        end = min(x_1, limit)
+        height = y_1 if x_1 == x_0 else y_0 + (y_1 - y_0) * (end - x_0) / (x_1 - x_0)
+        area += (end - x_0) * (y_0 + height) / 2
+    return area / limit
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pixel_measures_agree_with_their_definitions(seed) -> None:
+    maps, masks = draw_maps(seed)
+    measured = measure_pixels(torch.from_numpy(maps)[:, None], torch.from_numpy(masks))
+    assert measured["aupro"] == pytest.approx(pro_by_definition(maps, masks), abs=1e-6)
+    good, bad = maps[~masks], maps[masks]
+    wins = (bad[:, None] > good).mean() + 0.5 * (bad[:, None] == good).mean()
+    assert measured["auroc_pixel"] == pytest.approx(wins, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_of_pixels_stand_for_the_pixels(seed) -> None:
+    maps, masks = draw_maps(seed)
+    counts = PixelCounts(maps, masks, [cv2.connectedComponents(mask.astype(np.uint8))[1] for mask in masks])
+    for images in (np.arange(5), np.array([1, 1, 3, 0, 4])):
+        assert counts.auroc(images) == pytest.approx(
+            roc_auc_score(masks[images].ravel(), maps[images].ravel()), abs=1e-6
+        )
+        assert counts.aupro(images) == pytest.approx(pro_by_definition(maps[images], masks[images]), abs=1e-6)
+    assert counts.auroc(np.array([3, 4])) is None
+    assert counts.aupro(np.array([3, 4])) is None
+
+
+def test_intervals_cover_the_truth_and_narrow() -> None:
+    """Of scores whose AUROC is known, about 95 of 100 intervals must hold it; more images, a narrower interval."""
+    truth = 0.760  # of unit normals one standard deviation apart: Phi(1 / sqrt(2))
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 2 == 0
+    held, widths = 0, []
+    for _ in range(60):
+        scores = random.normal(labels, 1.0)
+        low, high = interval(labels, on_resample(auroc, labels, scores), 200)
+        held += low <= truth <= high
+        widths.append(high - low)
+    assert 51 <= held <= 60
+    many = np.arange(1200) % 2 == 0
+    scores = random.normal(many, 1.0)
+    low, high = interval(many, on_resample(auroc, many, scores), 200)
+    assert high - low < 0.5 * np.mean(widths)
+
+
+def test_resamples_of_two_models_are_the_same() -> None:
+    labels, _ = scored(30, 0)
+    first, second = (resample(labels, lambda images: float(images.sum()), 5) for _ in range(2))
+    assert first.tolist() == second.tolist()
+    assert len(set(first)) > 1
+    kinds = resample(labels, lambda images: float(labels[images].sum()), 20)
+    assert set(kinds) == {labels.sum()}
+
+
+# Which model to pick.
+
+
+def make_finding(name: str, labels: np.ndarray, scores: np.ndarray, **facts) -> Finding:
+    data = ComparedData("part", "MVTecAD", {})
+    made = trial.Trial(Contestant(name, "Daad"), data, 32, 1, 1, 0, "cpu", True, None, None)
+    images = [f"{'bad' if label else 'good'}/{index}.png" for index, label in enumerate(labels)]
+    facts = {"threshold": 0.5, "train_seconds": 60.0, "train_images": 9, **facts}
+    measures = {**measure_images(labels, scores, 0.5), "auroc_pixel": None, "aupro": None}
+    return Finding(made, Path(), images, labels, scores, facts, measures, dict.fromkeys(measures))
+
+
+def test_the_faster_of_two_equals_is_advised() -> None:
+    labels, scores = scored(90, 0, apart=2)
+    near = scores + np.random.default_rng(1).normal(0, 0.02, 90)
+    findings = {"slow": [make_finding("slow", labels, scores)], "fast": [make_finding("fast", labels, near)]}
+    costs = {"slow": {"openvino_ms": 100.0}, "fast": {"openvino_ms": 10.0}}
+    advice = advise(findings, costs)
+    assert advice.choice == "fast"
+    assert "slow 10 times that" in " ".join(advice.sentences)
+    assert advise(dict(reversed(findings.items())), costs).choice == "fast"
+
+
+def test_a_clearly_better_model_is_advised_whatever_it_costs() -> None:
+    labels, scores = scored(90, 0, apart=4)
+    noise = np.random.default_rng(1).normal(size=90)
+    findings = {"slow": [make_finding("slow", labels, scores)], "fast": [make_finding("fast", labels, noise)]}
+    low, high = lead(findings["slow"], findings["fast"])
+    assert 0 < low < high
+    assert lead(findings["fast"], findings["slow"]) == pytest.approx((-high, -low), abs=1e-9)
+    advice = advise(findings, {"slow": {"torch_ms": 100.0}, "fast": {"torch_ms": 10.0}})
+    assert advice.choice == "slow"
+    assert "too few" not in " ".join(advice.sentences)
+
+
+def test_few_images_do_not_make_two_models_equal() -> None:
+    labels = np.arange(9) < 5
+    right = labels + np.arange(9) / 100
+    wrong = right.copy()
+    wrong[0] = -1.0  # below all good ones
+    findings = {"slow": [make_finding("slow", labels, right)], "fast": [make_finding("fast", labels, wrong)]}
+    advice = advise(findings, {"slow": {"torch_ms": 100.0}, "fast": {"torch_ms": 10.0}})
+    assert advice.choice == "slow"
+    assert "9 test images are too few to be sure that it is better than fast" in " ".join(advice.sentences)
+
+
+def test_without_defective_images_nothing_is_advised() -> None:
+    finding = make_finding("one", np.zeros(9, bool), np.arange(9.0))
+    advice = advise({"one": [finding]}, {"one": {"torch_ms": 1.0}})
+    assert advice.choice is None
+    assert "Add some defective images" in advice.sentences[0]
+
+
+def test_the_gallery_shows_the_worst_first() -> None:
+    labels = np.array([True, True, True, False, False, False])
+    scores = np.array([0.9, 0.1, 0.5, 0.2, 0.8, 0.3])
+    one, other = make_finding("one", labels, scores), make_finding("other", labels, scores[::-1].copy())
+    assert choose([one], worst=2) == [1, 2, 4, 5]
+    assert choose([one, other], worst=1) == [1, 2, 4, 5]  # the other's scores: 0.3 0.8 0.2, 0.5 0.1 0.9
+
+
+# Models and data.
+
+
+@pytest.mark.parametrize("name", ["Padim", "padim", "PaDiM", "reverse_distillation", "Daad", "Mnad"])
+def test_models_are_found_by_name(name) -> None:
+    assert Contestant.parse(name).class_path.lower() == name.replace("_", "").lower()
+
+
+def test_an_unknown_model_gets_the_nearest_names() -> None:
+    with pytest.raises(ValueError, match=r"no model Patchcor.*Patchcore"):
+        Contestant.parse("Patchcor")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[1].glob("configs/daad*.yaml")), ids=lambda path: path.stem
+)
+def test_configurations_take_part(path) -> None:
+    contestant = Contestant.parse(str(path))
+    assert contestant.trainer.keys() <= {"max_epochs", "max_steps", "precision"}
+    with torch.device("meta"):
+        model = contestant.build(128, seed=3)
+    assert model.hparams["image_size"] == (128, 128)
+    assert model.hparams["seed"] == 3
+
+
+@pytest.mark.parametrize("text", ["", "model: 3", "model: {init_args: {}}", "a: [", "- 1"])
+def test_a_file_that_is_no_configuration(tmp_path, text) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"bad.yaml is not a configuration"):
+        Contestant.parse(str(tmp_path / "bad.yaml"))
+
+
+@pytest.fixture(scope="module")
+def resnet_weights(tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    network = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(1, 2, 3))
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["Padim", "Patchcore"])
+def test_backbone_weights_are_loaded(name, resnet_weights) -> None:
+    model = Contestant.parse(name).build(64, 0, backbone="resnet18", backbone_weights=resnet_weights)
+    (extractor,) = (module for module in model.modules() if isinstance(module, TimmFeatureExtractor))
+    saved = safetensors.torch.load_file(resnet_weights)
+    loaded = extractor.feature_extractor.state_dict()
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
+
+
+def test_backbone_weights_of_a_whole_network(tmp_path) -> None:
+    network = timm.create_model("resnet18", pretrained=False)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "whole.safetensors")
+    model = Contestant.parse("Padim").build(64, 0, backbone_weights=tmp_path / "whole.safetensors")
+    (extractor,) = (module for module in model.modules() if isinstance(module, TimmFeatureExtractor))
+    assert torch.equal(extractor.feature_extractor.conv1.weight, network.conv1.weight)
+
+
+@pytest.mark.parametrize("name", ["Ganomaly", "Fastflow"])
+def test_models_are_read_back_at_their_size(name, tmp_path) -> None:
+    """Of these the size of the pre-processor is the network's, and checkpoints do not hold it."""
+    data = ComparedData("part", "MVTecAD", {})
+    made = trial.Trial(Contestant.parse(name), data, 64, 1, 1, 0, "cpu", False, None, None)
+    model = made.build()
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save(checkpoint | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "model.ckpt")
+    labels, scores = scored(9, 0)
+    finding = replace(make_finding(name, labels, scores), trial=made, folder=tmp_path)
+    read = report.load(finding)
+    expected, loaded = (
+        {key: value.nan_to_num() for key, value in it.state_dict().items()}
+        for it in (model, read)  # no thresholds yet
+    )
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(expected[key], loaded[key]) for key in expected)
+
+
+def test_backbone_weights_that_do_not_fit(resnet_weights, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"does not fit the backbone of Patchcore, resnet34.*--backbone"):
+        Contestant.parse("Patchcore").build(64, 0, backbone="resnet34", backbone_weights=resnet_weights)
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        Contestant.parse("Padim").build(64, 0, backbone_weights=tmp_path / "bad.safetensors")
+
+
+def test_from_scratch_means_from_scratch(monkeypatch) -> None:
+    def refuse(*_, pretrained: bool = False, **__):
+        assert not pretrained
+        raise InterruptedError
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(ValueError, match="Patchcore cannot be built: InterruptedError"):
+        Contestant.parse("Patchcore").build(64, 0, pretrained=False)
+    assert Contestant.parse("EfficientAd").batch_size == 1
+    with pytest.raises(ValueError, match="EfficientAd is built on pretrained weights"):
+        Contestant.parse("EfficientAd").build(64, 0, pretrained=False)
+
+
+def draw_folder(root: Path, kinds: dict[str, int]) -> Path:
+    """Images of mixed sizes and formats, of each kind so many."""
+    random = np.random.default_rng(0)
+    for kind, count in kinds.items():
+        (root / kind).mkdir(parents=True)
+        for index in range(count):
+            image, _ = draw_part(random, defective=kind != "good")
+            scale = (1, 1.5, 2)[index % 3]
+            suffix = (".png", ".jpg", ".bmp")[index % 3]
+            cv2.imwrite(str(root / kind / f"{index:03d}{suffix}"), cv2.resize(image, None, fx=scale, fy=scale))
+    return root
+
+
+def test_layouts_are_told_apart(data_root, tmp_path) -> None:
+    assert [data.name for data in find_data(data_root)] == ["part"]
+    assert find_data(data_root / "part") == find_data(data_root, ["part"])
+    own = draw_folder(tmp_path / "mine", {"good": 20, "scratched": 3, "dented": 2})
+    (found,) = find_data(own)
+    assert (found.class_path, found.arguments["abnormal_dir"]) == ("Folder", ["dented", "scratched"])
+    datamodule = found.build(4, 4, 0)
+    assert len(datamodule.train_data) == 16
+    assert len(datamodule.test_data) == 9
+    assert find_data(own, validation="synthetic")[0].arguments["val_split_mode"] == "synthetic"
+    (tmp_path / "data.yaml").write_text(f"class_path: MVTecAD\ninit_args: {{root: {data_root}, category: part}}")
+    (configured,) = find_data(tmp_path / "data.yaml")
+    assert len(configured.build(4, 4, 0).train_data) == 12
+
+
+def test_masks_of_a_folder(tmp_path) -> None:
+    own = draw_folder(tmp_path / "mine", {"good": 6, "bad": 3})
+    (own / "masks").mkdir()
+    for path in (own / "bad").iterdir():
+        cv2.imwrite(str(own / "masks" / f"{path.stem}.png"), np.full((48, 40), 255, np.uint8))
+    batch = next(iter(find_data(own)[0].build(4, 16, 0).test_dataloader()))
+    assert batch.gt_mask is not None
+    (own / "masks" / "000.png").rename(own / "masks" / "x.png")
+    with pytest.raises(ValueError, match="The data mine cannot be read: Mismatch"):
+        find_data(own)[0].build(4, 4, 0)
+    (own / "masks" / "x.png").unlink()
+    with pytest.raises(ValueError, match="The data mine cannot be read"):
+        find_data(own)[0].build(4, 4, 0)
+
+
+def test_changed_data_are_other_data(tmp_path) -> None:
+    own = draw_folder(tmp_path / "mine", {"good": 6, "bad": 3})
+    before = find_data(own)
+    assert find_data(own) == before
+    shutil.copy(own / "good" / "000.png", own / "good" / "new.png")
+    assert find_data(own) != before
+
+
+def test_data_without_validation_images(data_root) -> None:
+    (data,) = find_data(data_root, validation="none")
+    with pytest.raises(ValueError, match="no validation images"):
+        data.build(4, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path / "nowhere", "There is no folder"),
+        (lambda path: path, "neither CATEGORY/train/good nor a folder named good"),
+        (lambda path: path / "data.yaml", "There is no configuration file"),
+        (
+            lambda path: (path / "x.yaml").write_text("a: 1") and path / "x.yaml",
+            "not the configuration of a datamodule",
+        ),
+        (lambda path: (path / "x.yaml").write_text("class_path: Nothing") and path / "x.yaml", "has no datamodule Not"),
+        (lambda path: (path / "a/train/good").mkdir(parents=True) or path, "There are no images in"),
+    ],
+)
+def test_data_that_are_not_there(tmp_path, make, words) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        find_data(make(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_category(data_root) -> None:
+    with pytest.raises(ValueError, match=r"no category nut.*it has part"):
+        find_data(data_root, ["nut"])
+
+
+def test_options_with_dashes() -> None:
+    given = ["--models", "Daad,Padim", "--image-size", "64", "--no-pretrained", "--backbone-weights=a-b.safetensors"]
+    assert plain_options(given, compare) == [
+        *("--models", '["Daad,Padim"]', "--image_size", "64", "--pretrained=false"),
+        "--backbone_weights=a-b.safetensors",
+    ]
+
+
+# The whole command.
+
+
+@pytest.fixture(scope="module")
+def _here() -> Iterator[None]:
+    """Trials in this process: starting one takes longer than these do."""
+    patch = pytest.MonkeyPatch()
+
+    def run(made: trial.Trial, folder: Path) -> str | None:
+        try:
+            trial.run(made, folder)
+        except Exception as error:
+            return str(error).split("\n")[0]
+        return None
+
+    patch.setattr(compare_models, "_run", run)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def compared(data_root, tmp_path_factory, _here) -> Path:
+    """Output of a comparison of a small Daad, PaDiM and a configuration that fails as it trains."""
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "small.yaml").write_text(SMALL)
+    (folder / "broken.yaml").write_text(SMALL.replace("32-true", "nonsense"))
+    models = [f"{folder / 'small.yaml'},Padim", str(folder / "broken.yaml")]
+    with pytest.raises(ValueError, match=r"1 of 3 models failed.*broken on part: .*nonsense"):
+        compare(data_root, models, image_size=32, pretrained=False, seconds=0.2, output=folder / "out")
+    return folder / "out"
+
+
+def test_the_tables_hold_what_was_measured(compared) -> None:
+    with (compared / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["small", "Padim"]
+    written = json.loads((compared / "results.json").read_text())
+    assert written["failed"].keys() == {"broken on part"}
+    text = (compared / "report.md").read_text()
+    for row in rows:
+        (folder,) = compared.glob(f"models/part_{row['model']}_*")
+        with (folder / "scores.csv").open() as file:
+            scores = list(csv.DictReader(file))
+        labels, values = ([float(score[key]) for score in scores] for key in ("label", "score"))
+        assert float(row["auroc"]) == pytest.approx(roc_auc_score(labels, values), abs=1e-6)
+        assert f"{float(row['auroc']):.3f}" in text
+        assert float(row["auroc_low"]) <= float(row["auroc"]) <= float(row["auroc_high"])
+        assert (row["good_test_images"], row["defective_test_images"]) == ("5", "6")
+        maps, masks = (np.load(folder / f"{name}.npy") for name in ("maps", "masks"))
+        assert float(row["auroc_pixel"]) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
+        assert float(row["aupro"]) == pytest.approx(pro_by_definition(maps, masks), abs=1e-3)
+        assert min(float(row[key]) for key in ("torch_ms", "openvino_ms", "deployed_mb", "train_peak_mb")) > 0
+        assert min(float(row[key]) for key in ("torch_images_per_second", "openvino_images_per_second")) > 0
+        assert not (folder / "engine").exists()
+
+
+class Collector(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.words = ""
+
+    def handle_starttag(self, tag, attributes) -> None:
+        if tag == "img":
+            self.images.append(dict(attributes))
+
+    def handle_data(self, data) -> None:
+        self.words += data
+
+
+def test_the_page_says_it_all_and_asks_for_nothing(compared) -> None:
+    text = (compared / "index.html").read_text(encoding="utf-8")
+    page = Collector()
+    page.feed(text)
+    advice = json.loads((compared / "results.json").read_text())["advice"]
+    assert all(sentence in page.words for sentence in advice["sentences"])
+    assert advice["choice"] in {"small", "Padim"}
+    assert "broken on part" in page.words
+    assert "small expected this" in page.words
+    assert all(image["alt"] and image["src"].startswith("data:image/") for image in page.images)
+    assert not re.search(r"https?:|url\(|@import|<script|<link", re.sub(r'src="data:[^"]*"', "", text))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_opens_in_a_browser(compared, tmp_path, width) -> None:
+    console, asked, shown = open_in_browser(compared / "index.html", tmp_path, width)
+    assert (console, asked) == ([], [])
+    assert shown.shape[1] == width
+    assert shown[: len(shown) // 4, -8:].min() > 200  # an empty margin: nothing is cut off at the right
+    assert shown.std() > 10
+
+
+def test_nothing_is_repeated(compared, data_root, monkeypatch) -> None:
+    def refuse(*_, **__):
+        msg = "nothing is to be run"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(compare_models, "_run", refuse)
+    monkeypatch.setattr("anomalib_daad.compare.report.measure_costs", refuse)
+    before = json.loads((compared / "results.json").read_text())["results"]
+    compare(
+        data_root,
+        [str(compared.parent / "small.yaml"), "Padim"],
+        image_size=32,
+        pretrained=False,
+        seconds=0.2,
+        output=compared,
+    )
+    assert json.loads((compared / "results.json").read_text())["results"] == before
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("kinds", [{"good": 20, "bad": 5}, {"good": 20}], ids=["good and bad", "only good"])
+def test_a_folder_of_ones_own(tmp_path, kinds, monkeypatch) -> None:
+    monkeypatch.setattr(trial, "_export", lambda *_: {"deployed_mb": None, "not_exported": "left out"})
+    (tmp_path / "small.yaml").write_text(SMALL)
+    own = draw_folder(tmp_path / "mine", kinds)
+    compare(own, [str(tmp_path / "small.yaml")], image_size=32, seconds=0.1, output=tmp_path / "out")
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert row["good_test_images"] == 4
+    if "bad" in kinds:
+        assert row["auroc"] is not None
+        assert "| bad |" in text
+    else:
+        assert row["auroc"] is None
+        assert "nothing here says which model finds defects" in text
+        assert "not measured" in text
+    assert row["auroc_pixel"] is None
+    assert row["torch_ms"] > 0
+    assert "| OpenVINO, ms an image | not measured |" in text
+
+
+def test_a_killed_training_goes_on(data_root, tmp_path) -> None:
+    """A trial in a process of its own: kill -9 loses what came after the last checkpoint, and no more."""
+    (tmp_path / "small.yaml").write_text(SMALL.replace("max_steps: 6", "max_epochs: 40"))
+    (data,) = find_data(data_root)
+    made = trial.Trial(Contestant.parse(str(tmp_path / "small.yaml")), data, 32, 1, 4, 0, "cpu", True, None, None)
+    made.write(tmp_path / "trial.json")
+    assert trial.Trial.read(tmp_path / "trial.json") == made
+    command = [sys.executable, "-m", "anomalib_daad.compare.trial", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "resume" / "last.ckpt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "result.json").exists()
+    saved = torch.load(tmp_path / "resume" / "last.ckpt", weights_only=False)["epoch"]
+    shutil.copytree(tmp_path / "resume", tmp_path / "kept")
+    started = []
+    run_epoch = trial.ReconstructionTraining.on_train_epoch_start
+
+    def note(self) -> None:
+        started.append(self.current_epoch)
+        run_epoch(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial.ReconstructionTraining, "on_train_epoch_start", note)
+        trial.run(made, tmp_path)
+    assert started == list(range(saved + 1, 40))
+    assert (tmp_path / "result.json").exists()
+    assert not (tmp_path / "resume").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"models": ["Patchcor"]}, "nearest are Patchcore"),
+        ({"models": ["Padim,padim"]}, "once, got Padim, Padim"),
+        ({"models": ["EfficientAd"], "pretrained": False}, "EfficientAd is built on pretrained weights"),
+        ({"models": ["Padim"], "backbone": "nonsense", "pretrained": False}, "Padim cannot be built: "),
+        ({"validation": "none"}, "no validation images"),
+        ({"device": "tpu"}, "no device tpu"),
+        ({"backbone_weights": Path("nowhere")}, "no file nowhere"),
+        ({"data": Path("nowhere")}, "There is no folder nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_trained(data_root, tmp_path, arguments, words) -> None:
+    arguments = {"data": data_root, "models": ["Daad"], "image_size": 32, "output": tmp_path / "out", **arguments}
+    with pytest.raises(ValueError, match=words) as error:
+        compare(**arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
