@@ -18,29 +18,36 @@ from anomalib.data import MVTecAD
 from torch.nn.functional import cosine_similarity
 
 from anomalib_daad import Daad
+from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.reproduce.cell import Cell
 from anomalib_daad.reproduce.systems import SYSTEMS
 
 IMAGES = 24  # good and defective, spread over the test set
 
 
 @torch.no_grad()
-def measure(model: Daad, images: torch.Tensor) -> list[dict[str, float | int]]:
+def measure(model: Daad, initial: Daad, images: torch.Tensor) -> list[dict[str, float | int]]:
     """Describe the use of each memory, fine to coarse.
 
     Args:
         model (Daad): Model in evaluation mode.
+        initial (Daad): The same before it was trained.
         images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
 
     Returns:
         list[dict[str, float | int]]: For each memory: the largest weight times N (1 is a flat read), the effective
-        number of items (exponential of the entropy), items that no block reads, their share, the cosine of a block and
-        its read, and how much reads differ from block to block: their standard deviation over their root mean square,
-        beside the same of the queries.
+        number of items (exponential of the entropy), items that no block reads, how far the items moved in training
+        relative to their norm, the cosine of a block and its read, and how much reads differ from block to block:
+        their standard deviation over their root mean square, beside the same of the queries.
     """
+    memories, untrained = (
+        [memory for memory in it.model.autoencoder.memories if isinstance(memory, BlockMemory)]
+        for it in (model, initial)
+    )
     collected: dict[int, dict[str, list[torch.Tensor]]] = defaultdict(lambda: defaultdict(list))
     for image in images:
         for index, read in enumerate(model.model.autoencoder.reconstruct(image[None]).reads):
-            memory = [memory for memory in model.model.autoencoder.memories if hasattr(memory, "divide")][index]
+            memory = memories[index]
             weights, queries = read.weights[0], read.queries[0]  # (Q, N), (Q, D)
             blocks = memory.divide(read.features)[0]  # (Q, D)
             shares = weights / weights.sum(dim=1, keepdim=True)
@@ -56,6 +63,8 @@ def measure(model: Daad, images: torch.Tensor) -> list[dict[str, float | int]]:
         joined = {name: torch.cat(tensors) for name, tensors in values.items()}
         dead = ~joined["used"].any(dim=0)
         row: dict[str, float | int] = {"memory": index + 1, "items": len(dead), "dead_items": int(dead.sum())}
+        start, end = untrained[index].items, memories[index].items
+        row["items_moved"] = round(((end - start).norm() / start.norm()).item(), 4)
         for name in ("max_weight_times_n", "effective_items", "cosine_of_read"):
             row[name] = round(joined[name].mean().item(), 3)
         for name in ("queries", "reads"):
@@ -86,7 +95,8 @@ def main() -> None:
         chosen = torch.linspace(0, len(datamodule.test_data) - 1, IMAGES).round().int().tolist()
         images = model.pre_processor(torch.stack([datamodule.test_data[index].image for index in chosen]))
         identity = {name: result[name] for name in ("system", "category", "image_size", "steps", "seed")}
-        rows += [{**identity, **row} for row in measure(model, images)]
+        initial = Cell(**{name: result[name] for name in Cell.__annotations__}).build()
+        rows += [{**identity, **row} for row in measure(model, initial, images)]
     with arguments.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
