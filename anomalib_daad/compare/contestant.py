@@ -20,10 +20,12 @@ import yaml
 from anomalib.models import AnomalibModule
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 
+from ..error_message import first_line
+
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
 _RECIPE = ("max_epochs", "max_steps", "precision")
-# Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
 _BATCH_SIZES = {"EfficientAd": 1}  # it takes no other
+# Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
 _FROM_SCRATCH = {"Daad", "Draem", "Ganomaly", "Mnad"}
 
 
@@ -124,8 +126,7 @@ class Contestant:
         try:
             model = model_class(**arguments)
         except Exception as error:  # whatever a model objects to, or a hub that is out of reach
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            msg = f"{self.name} cannot be built: {reason}"
+            msg = f"{self.name} cannot be built: {first_line(error)}"
             raise ValueError(msg) from error
         if backbone_weights is not None and "pre_trained" in known:
             _load_backbone(model, backbone_weights, self.name)

@@ -16,7 +16,7 @@ from anomalib.models import AnomalibModule
 
 from ..lightning_base import ReconstructionTraining
 from ..output_folder import Row
-from ..speed.timing import interleave
+from ..speed.timing import interleave, summarize
 
 BATCH = 16
 DEPLOYED = Path("weights", "openvino", "model.xml")
@@ -60,7 +60,7 @@ def measure_costs(
     )
     many = interleave({name: _torch_call(model, batch) for name, model in models.items()}, seconds, "PyTorch, batches")
     rows: dict[str, Row] = {
-        name: {"torch_ms": _median_ms(single[name]), "torch_images_per_second": _rate(BATCH, many[name])}
+        name: {"torch_ms": summarize(single[name])["ms"], "torch_images_per_second": _rate(BATCH, many[name])}
         for name in models
     }
     exported = {name: folder / DEPLOYED for name, folder in folders.items() if (folder / DEPLOYED).exists()}
@@ -91,7 +91,7 @@ def _openvino(exported: Mapping[str, Path], image: np.ndarray, seconds: float) -
     }
     calls = {name: (lambda request=request: request.infer([image])) for name, request in requests.items()}
     for name, times in interleave(calls, seconds, "OpenVINO, 1 image").items():
-        rows[name]["openvino_ms"] = _median_ms(times)
+        rows[name]["openvino_ms"] = summarize(times)["ms"]
     calls.clear()
     while requests:
         requests.popitem()  # last in, first out: OpenVINO restores signal stacks in the order of a stack
@@ -120,10 +120,6 @@ def _peak_mb(path: Path, image_size: int) -> float | None:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
     return round(int(done.stdout) * 1024 / 1e6, 1) if done.returncode == 0 else None
-
-
-def _median_ms(times: np.ndarray) -> float:
-    return round(float(np.median(times)) * 1e3, 3)
 
 
 def _rate(count: int, times: np.ndarray) -> float:

@@ -13,6 +13,8 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.errors import MisMatchError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..mvtec_layout import find_categories
+
 _MASKS = ("ground_truth", "masks", "mask")
 
 
@@ -90,7 +92,7 @@ def find_data(path: Path, categories: list[str] | None = None, validation: str |
     if (path / "train" / "good").is_dir():
         path, categories = path.resolve().parent, [path.resolve().name]
     path = path.resolve()
-    known = sorted(folder.parent.parent.name for folder in path.glob("*/train/good"))
+    known = find_categories(path)
     if known:
         if unknown := [name for name in categories or [] if name not in known]:
             msg = f"There is no category {', '.join(unknown)} in {path}; it has {', '.join(known)}."

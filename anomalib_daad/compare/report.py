@@ -15,6 +15,7 @@ from anomalib.models import AnomalibModule
 from matplotlib import rc_context
 
 from .. import html_page
+from ..error_message import first_line
 from ..output_folder import Row, write_table, write_text
 from ..picture import STYLE, Omission, Picture
 from .advice import Advice, advise, mean_aurocs
@@ -22,7 +23,7 @@ from .charts import draw_cost, draw_histograms, draw_roc
 from .cost import measure_costs
 from .finding import MEASURES, Finding, auroc_by_kind, find
 from .gallery import gallery
-from .trial import Trial, first_line
+from .trial import Trial
 
 _NAMES = {
     "auroc": "image AUROC",
@@ -98,7 +99,7 @@ def write_report(
     whole = {"machine": machine, "advice": advice._asdict(), "results": rows, "failed": failed}
     write_text(output / "results.json", json.dumps(whole, indent=1))
     conditions = _conditions(trials[0], machine, largest)
-    write_text(output / "report.md", _markdown(by_data, costs, advice, conditions, failed))
+    write_text(output / "report.md", _markdown(by_data, largest, costs, advice, conditions, failed))
 
     with rc_context(STYLE):
         pictures = [draw_cost(mean_aurocs(by_model), costs)]
@@ -248,6 +249,7 @@ def _kind_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]
 
 def _markdown(
     by_data: Mapping[str, Sequence[Finding]],
+    largest: str,
     costs: Mapping[str, Row],
     advice: Advice,
     conditions: Mapping[str, str],
@@ -258,8 +260,7 @@ def _markdown(
         lines += [f"## {name}", "", *_markdown_table(*_accuracy_table(findings)), ""]
         if findings[0].labels.any():
             lines += [*_markdown_table(*_kind_table(findings)), ""]
-    largest = max(by_data.values(), key=lambda findings: findings[0].facts["train_images"])
-    lines += ["## Cost", "", *_markdown_table(*_cost_table(largest, costs)), ""]
+    lines += ["## Cost", "", *_markdown_table(*_cost_table(by_data[largest], costs)), ""]
     lines += [f"- {name}: {value}" for name, value in conditions.items()]
     lines += [f"- {name} failed: {reason}" for name, reason in failed.items()]
     return "\n".join(lines) + "\n"

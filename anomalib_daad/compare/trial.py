@@ -25,6 +25,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Timer
 
+from ..error_message import first_line
 from ..lightning_base import ReconstructionTraining
 from ..output_folder import Row, write_table, write_text
 from ..resume_point import ResumePoint
@@ -208,18 +209,6 @@ def peak_memory_mb(device: str) -> float | None:
     status = Path("/proc/self/status")  # getrusage would count the peak of the parent before this process started
     lines = status.read_text().splitlines() if status.exists() else []
     return next((round(int(line.split()[1]) * 1024 / 1e6, 1) for line in lines if line.startswith("VmHWM")), None)
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's message, or its kind.
-
-    Args:
-        error (BaseException): Error.
-
-    Returns:
-        str: One line.
-    """
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def main() -> None:

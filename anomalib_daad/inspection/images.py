@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from anomalib.data import AnomalibDataset, MVTecAD, PredictDataset
 
+from ..mvtec_layout import find_categories
+
 
 class InspectedImage(NamedTuple):
     """An image and what is known of it.
@@ -71,7 +73,7 @@ class InspectedImages(Sequence[InspectedImage]):
 
 def _read_category(root: Path, category: str) -> AnomalibDataset:
     if not (root / category).is_dir():
-        found = ", ".join(_categories(root)) or "none"
+        found = ", ".join(find_categories(root)) or "none"
         msg = f"There is no category {category} in {root}; found: {found}."
         raise ValueError(msg)
     try:
@@ -98,7 +100,7 @@ def _read_folder(folder: Path) -> PredictDataset:
         name = folder.resolve().name
         msg = f"{folder} is a category in MVTec AD's layout: use --data {folder.resolve().parent} --category {name}."
         raise ValueError(msg)
-    if categories := _categories(folder):
+    if categories := find_categories(folder):
         msg = f"{folder} holds the categories {', '.join(categories)}: choose one with --category."
         raise ValueError(msg)
     try:
@@ -119,7 +121,3 @@ def _link_to(folder: Path) -> Iterator[Path]:
         link = Path(temporary) / "images"
         link.symlink_to(folder.resolve(), target_is_directory=True)
         yield link
-
-
-def _categories(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if (path / "train" / "good").is_dir())

@@ -15,6 +15,8 @@ import torch
 from filelock import FileLock, Timeout
 from rich import print as rich_print
 
+from ..error_message import first_line
+from ..mvtec_layout import find_categories
 from ..output_folder import Row, prepare_folder, write_table, write_text
 from . import cell as cells
 from . import paper, tables
@@ -156,7 +158,7 @@ def _run_all(
             except Timeout:
                 continue  # another process is at it
             except Exception as error:  # one cell must not stop the others
-                failed[cell.name] = str(error).strip().split("\n")[0] or type(error).__name__
+                failed[cell.name] = first_line(error)
                 write_text(folder / "error.txt", traceback.format_exc())
                 shutil.rmtree(folder / "resume", ignore_errors=True)  # next time from the start
                 report(f"{cell.name} failed: {failed[cell.name]}")
@@ -179,10 +181,8 @@ def _dataset(table: str, data: Path) -> str:
 
 
 def _categories(dataset: str, data: Path, categories: list[str | int] | None) -> list[str]:
-    if dataset == "mvtec":
-        known = sorted(path.name for path in data.iterdir() if (path / "train" / "good").is_dir())
-    else:
-        known = list(paper.MNIST if dataset == "mnist" else paper.CIFAR10)
+    classes = {"mnist": paper.MNIST, "cifar10": paper.CIFAR10}
+    known = find_categories(data) if dataset == "mvtec" else list(classes[dataset])
     unknown = [str(name) for name in categories or [] if str(name) not in known]
     if unknown or not known:
         msg = f"Unknown category {', '.join(unknown)}; {data} has {', '.join(known) or 'none (no */train/good)'}."

@@ -10,7 +10,6 @@ Example:
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from skimage.io import imread
 from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad
+from anomalib_daad.output_folder import write_table
 
 
 def brightness(folder: Path) -> list[float]:
@@ -67,10 +67,7 @@ def main() -> None:
             row["train_spearman_of_R_and_brightness"] = round(spearmanr(train_scores, train)[0], 3)
             row["bad_spearman_of_R_and_brightness"] = round(spearmanr(bad_scores, bad)[0], 3)
         rows.append(row)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

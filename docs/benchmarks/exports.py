@@ -8,7 +8,6 @@ Example:
 """
 
 import argparse
-import csv
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from anomalib.engine import Engine
 from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad
+from anomalib_daad.output_folder import write_table
 
 
 def main() -> None:
@@ -92,10 +92,7 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ Example:
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+
+from anomalib_daad.output_folder import read_table, write_table
 
 WEIGHTS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
 
@@ -28,8 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for path in sorted(arguments.cells.glob("*/result.json")):
-        with path.with_name("scores.csv").open(newline="") as file:
-            scores = list(csv.DictReader(file))
+        scores = read_table(path.with_name("scores.csv"))
         if not scores[0]["L"]:
             continue
         labels, *parts = (np.array([float(row[name]) for row in scores]) for name in ("label", "R", "L"))
@@ -41,10 +41,7 @@ def main() -> None:
             row[f"gamma_{weight}"] = round(roc_auc_score(labels, fused), 4)
         rows.append(row)
     mean = {f"gamma_{weight}": round(np.mean([row[f"gamma_{weight}"] for row in rows]), 4) for weight in WEIGHTS}
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, {"system": "mean", "category": "", "seed": "", **mean}])
+    write_table([*rows, {"system": "mean", **mean}], arguments.output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Example:
 """
 
 import argparse
-import csv
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 from anomalib_daad import Daad
 from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.output_folder import write_table
 from anomalib_daad.reproduce.cell import Cell
 from anomalib_daad.reproduce.systems import SYSTEMS
 
@@ -97,10 +97,7 @@ def main() -> None:
         identity = {name: result[name] for name in ("system", "category", "image_size", "steps", "seed")}
         initial = Cell(**{name: result[name] for name in Cell.__annotations__}).build()
         rows += [{**identity, **row} for row in measure(model, initial, images)]
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

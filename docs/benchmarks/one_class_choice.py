@@ -11,7 +11,6 @@ Example:
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
+from anomalib_daad.output_folder import write_table
 
 HELD_OUT, OTHERS, BATCH = 500, 1500, 64
 GLOBAL: dict[str, Any] = {"division_rates": (1, 1, 1)}
@@ -117,14 +117,11 @@ def main() -> None:
         settings = {"num_scales": 3, "base_channels": 32, **variant}
         model = Daad(image_size=(32, 32), flips=False, seed=0, visualizer=False, evaluator=False, **settings)
         steps = train(model, prepare(good[:-HELD_OUT]), seconds, decay)
-        measured = measure(model, judged, labels)
+        values = measure(model, judged, labels)
+        measured = {key: None if value is None else round(value, 4) for key, value in values.items()}
         rows.append({"variant": name, "digit": digit, "seconds": seconds, "steps": steps, **measured})
         print(rows[-1], flush=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":
