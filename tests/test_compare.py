@@ -31,6 +31,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from anomalib_daad.command_line import plain_options
 from anomalib_daad.compare import compare_models, report, trial
 from anomalib_daad.compare.advice import advise, lead
+from anomalib_daad.compare.charts import draw_cost
 from anomalib_daad.compare.compare_models import compare
 from anomalib_daad.compare.contestant import Contestant
 from anomalib_daad.compare.data import ComparedData, find_data
@@ -260,6 +261,38 @@ def test_a_file_that_is_no_configuration(tmp_path, text) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"bad.yaml is not a configuration"):
         Contestant.parse(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "kept"),
+    [
+        ("{max_steps: 3, accelerator: cpu, enable_progress_bar: false}", {"max_steps": 3}),
+        ("{gradient_clip_val: 0.5}", {"gradient_clip_val": 0.5}),
+        ("{callbacks: [EarlyStopping]}", None),
+    ],
+)
+def test_a_recipe_is_kept_whole_or_refused(trainer, kept, tmp_path) -> None:
+    path = tmp_path / "clipped.yaml"
+    path.write_text(f"model: {{class_path: EfficientAd}}\ntrainer: {trainer}\n")
+    if kept is None:
+        with pytest.raises(ValueError, match=r"knows no trainer\.callbacks"):
+            Contestant.parse(str(path))
+        return
+    contestant = Contestant.parse(str(path))
+    assert contestant.trainer == kept
+    assert contestant.batch_size == 1  # EfficientAd takes no other
+
+
+@pytest.mark.parametrize("latencies", [(7.0, 7.2), (3.0, 900.0), (0.4, 0.41)])
+def test_the_chart_of_costs_has_numbers_on_its_axis(latencies) -> None:
+    names = ("first", "second")
+    costs = {name: {"openvino_ms": value} for name, value in zip(names, latencies, strict=True)}
+    picture = draw_cost(dict.fromkeys(names, 0.9), costs)
+    axes = picture.figure.axes[0]
+    low, high = axes.get_xlim()
+    assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
+    assert low < min(latencies)
+    assert high > max(latencies)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from sklearn.metrics import roc_curve
 
 from ..output_folder import Row
@@ -42,11 +42,14 @@ def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Pi
         axes.plot(latency, value, "o", ms=9, color=_COLOURS[index % len(_COLOURS)])
         axes.annotate(f" {name}", (latency, value), xytext=(6, 4), textcoords="offset points")
     axes.set_xscale("log")
+    latencies = [latency for latency, _ in points.values()]
+    axes.set_xlim(min(latencies) / 2, max(latencies) * 3)  # wide enough for two ticks, and for the names
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     label = "OpenVINO" if runtime == "openvino_ms" else "PyTorch"
     axes.set(xlabel=f"milliseconds for one image, {label} (logarithmic)", ylabel="mean image AUROC")
-    axes.margins(x=0.25, y=0.2)
+    axes.margins(y=0.2)
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
     axes.grid(alpha=0.3)
     alt = "; ".join(f"{name}: {latency:.3g} ms, image AUROC {value:.3f}" for name, (latency, value) in points.items())

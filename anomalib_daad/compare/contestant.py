@@ -23,7 +23,10 @@ from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from ..error_message import first_line
 
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
-_RECIPE = ("max_epochs", "max_steps", "precision")
+_RECIPE = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradient_clip_algorithm")
+# Those that are the comparison's own; what is neither would change a training, and is refused.
+_OURS = ("accelerator", "devices", "default_root_dir", "logger", "val_check_interval", "check_val_every_n_epoch")
+_OURS += ("num_sanity_val_steps", "log_every_n_steps", "deterministic", "benchmark")
 _BATCH_SIZES = {"EfficientAd": 1}  # it takes no other
 # Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
 _FROM_SCRATCH = {"Daad", "Draem", "Ganomaly", "Mnad"}
@@ -37,7 +40,7 @@ class Contestant:
         name (str): Name in the report.
         class_path (str): Class of anomalib.
         arguments (dict[str, Any]): Arguments of the class.
-        trainer (dict[str, Any]): ``max_epochs``, ``max_steps`` and ``precision``, where a configuration sets them.
+        trainer (dict[str, Any]): Arguments of the trainer that belong to a recipe, where a configuration sets them.
         batch_size (int | None): Images a step, where a configuration sets it.
     """
 
@@ -72,12 +75,17 @@ class Contestant:
             read = yaml.safe_load(path.read_text(encoding="utf-8"))
             model = read["model"]
             arguments = dict(model.get("init_args") or {})
-            trainer = {key: value for key, value in (read.get("trainer") or {}).items() if key in _RECIPE}
+            trainer = dict(read.get("trainer") or {})
             batch_size = ((read.get("data") or {}).get("init_args") or {}).get("train_batch_size")
-            return cls(path.stem, _find(model["class_path"].rpartition(".")[2]), arguments, trainer, batch_size)
+            class_path = _find(model["class_path"].rpartition(".")[2])
         except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
             msg = f"{path} is not a configuration of anomalib: it must have model.class_path and model.init_args."
             raise ValueError(msg) from error
+        if other := [key for key in trainer if key not in _RECIPE and key not in _OURS and "enable_" not in key]:
+            msg = f"{path}: a comparison knows no trainer.{other[0]}; leave it out, or train without compare."
+            raise ValueError(msg)
+        recipe = {key: value for key, value in trainer.items() if key in _RECIPE}
+        return cls(path.stem, class_path, arguments, recipe, _BATCH_SIZES.get(class_path, batch_size))
 
     def build(
         self,
@@ -106,9 +114,10 @@ class Contestant:
         model_class = getattr(anomalib.models, self.class_path)
         known = signature(model_class).parameters
         size = (image_size, image_size)
-        arguments = {**self.arguments, "visualizer": False, "evaluator": False}
+        unused = {name: False for name in ("visualizer", "evaluator") if name in known}
+        arguments = {**self.arguments, **unused}
         if "image_size" in known:
-            arguments["image_size"] = size
+            arguments["image_size"] = image_size if isinstance(known["image_size"].default, int) else size
         else:
             arguments["pre_processor"] = model_class.configure_pre_processor(size)
         if "seed" in known:

@@ -173,7 +173,7 @@ def _configured(path: Path, split: dict[str, Any]) -> ComparedData:
         msg = f"{path}: anomalib.data has no datamodule {name}."
         raise ValueError(msg)
     shown = arguments.get("category") or arguments.get("name") or name
-    return ComparedData(str(shown), read["class_path"], {**arguments, **split})
+    return ComparedData(str(shown).replace("/", "_"), read["class_path"], {**arguments, **split})
 
 
 def _has_images(folder: Path) -> bool:

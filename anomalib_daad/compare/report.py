@@ -205,7 +205,8 @@ def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
         "Machine": machine,
         "Images": f"resized to {trial.image_size} x {trial.image_size} pixels; seed {trial.seed}",
         "Thresholds": f"calibrated on {where.get(str(validation), str(validation))}",
-        "Intervals": "95%, bootstrap over test images alone; training was done once, with one seed",
+        "Intervals": "95%, bootstrap over test images alone; training was done once, with one seed; no interval stands "
+        "where no resample differed, which is not certainty: it saw no image of the kind that would be judged wrongly",
         "Costs": f"measured in one run, all models in turn, as trained on {largest}; in PyTorch each model as it is "
         "exported, Daad rewritten for inference",
         "Maps": "pixel measures are taken on what a model sees; some models crop or keep a size of their own",
