@@ -25,8 +25,7 @@ from ..error_message import first_line
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
 _RECIPE = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradient_clip_algorithm")
 # Those that are the comparison's own; what is neither would change a training, and is refused.
-_OURS = ("accelerator", "devices", "default_root_dir", "logger", "val_check_interval", "check_val_every_n_epoch")
-_OURS += ("num_sanity_val_steps", "log_every_n_steps", "deterministic", "benchmark")
+_OURS = {"accelerator", "devices", "default_root_dir", "logger", "val_check_interval", "check_val_every_n_epoch"}
 _BATCH_SIZES = {"EfficientAd": 1}  # it takes no other
 # Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
 _FROM_SCRATCH = {"Daad", "Draem", "Ganomaly", "Mnad"}
