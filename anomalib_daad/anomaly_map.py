@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Anomaly map: the smoothed reconstruction error of each pixel. The paper has none.
+"""Anomaly map: the smoothed difference of each pixel from its reconstruction. The paper has none.
 
 Example:
     >>> import torch
@@ -15,30 +15,34 @@ import torch
 from kornia.filters import GaussianBlur2d
 from torch import nn
 
+from .structure_map import StructureMap
+
 TRUNCATE = 4.0  # standard deviations that the kernel reaches
 
 
 class AnomalyMap(nn.Module):
-    """Squared error averaged over the channels, blurred with a Gaussian.
+    """Squared error averaged over the channels, or structural difference, blurred with a Gaussian.
 
     Args:
         sigma (float): Standard deviation of the Gaussian in pixels of the model's input, at least 0; 0 does not
             blur. Defaults to ``4.0``.
+        structure (bool): Compare with :class:`StructureMap` in place of the squared error. Defaults to ``False``.
 
     Raises:
         ValueError: If sigma is negative.
     """
 
-    def __init__(self, sigma: float = 4.0) -> None:
+    def __init__(self, sigma: float = 4.0, structure: bool = False) -> None:
         super().__init__()
         if sigma < 0:
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
         size = 2 * math.ceil(TRUNCATE * sigma) + 1
+        self.difference = StructureMap() if structure else SquaredError()
         self.blur = GaussianBlur2d((size, size), (sigma, sigma), "replicate") if sigma else nn.Identity()
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-        """Map the error.
+        """Map the difference.
 
         Args:
             images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
@@ -47,4 +51,32 @@ class AnomalyMap(nn.Module):
         Returns:
             torch.Tensor: Anomaly map, shape ``(B, 1, H, W)``, at least 0, float32.
         """
-        return self.blur((images.float() - reconstructions.float()).square().mean(dim=1, keepdim=True))
+        return self.blur(self.difference(images, reconstructions))
+
+
+class SquaredError(nn.Module):
+    """Squared error of each pixel, averaged over the channels."""
+
+    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        """Compare.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            reconstructions (torch.Tensor): Their reconstructions, same shape.
+
+        Returns:
+            torch.Tensor: Error, shape ``(B, 1, H, W)``, float32.
+        """
+        return (images.float() - reconstructions.float()).square().mean(dim=1, keepdim=True)
+
+
+def maximum(anomaly_map: torch.Tensor) -> torch.Tensor:
+    """Score an image by the strongest point of its map.
+
+    Args:
+        anomaly_map (torch.Tensor): Shape ``(B, 1, H, W)``.
+
+    Returns:
+        torch.Tensor: Shape ``(B,)``.
+    """
+    return anomaly_map.flatten(1).amax(dim=1)

@@ -47,12 +47,12 @@ class FusedScore(nn.Module):
         """Fuse the two scores.
 
         Args:
-            reconstruction (torch.Tensor): R(x), shape ``(B,)``.
-            alignment (torch.Tensor | None): L(x), shape ``(B,)``; None for a model without discriminator, whose
+            reconstruction (torch.Tensor): R(x), shape ``(B,)``, or a map whose maxima it is, shape ``(B, 1, H, W)``.
+            alignment (torch.Tensor | None): L(x), same shape; None for a model without discriminator, whose
                 score is the scaled R(x) alone.
 
         Returns:
-            torch.Tensor: Anomaly score, shape ``(B,)``, in [0, 1] for images within the ranges.
+            torch.Tensor: Anomaly score, same shape, in [0, 1] for images within the ranges.
         """
         scaled = _scale(reconstruction, self.reconstruction_range)
         if alignment is None:

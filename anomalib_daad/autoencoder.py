@@ -132,10 +132,16 @@ class Decoder(nn.Module):
         skips (bool): Take the features of all scales; without, of the coarsest alone. Defaults to ``True``.
         bottleneck (int | None): Channels of the coarsest features; ``None`` are those of the scale.
             Defaults to ``None``.
+        activation (bool): End with tanh. Defaults to ``True``.
     """
 
     def __init__(
-        self, channels: Sequence[int], out_channels: int, skips: bool = True, bottleneck: int | None = None
+        self,
+        channels: Sequence[int],
+        out_channels: int,
+        skips: bool = True,
+        bottleneck: int | None = None,
+        activation: bool = True,
     ) -> None:
         super().__init__()
         coarse_to_fine = list(channels[::-1])
@@ -144,7 +150,7 @@ class Decoder(nn.Module):
             nn.Sequential(UpConvolution(c_in, c_out, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
         ]
-        last = nn.Sequential(UpConvolution(inputs[-1], out_channels), nn.Tanh())
+        last = nn.Sequential(UpConvolution(inputs[-1], out_channels), nn.Tanh() if activation else nn.Identity())
         self.scales = nn.ModuleList([*hidden, last])
         self.skips = skips
 
@@ -155,7 +161,7 @@ class Decoder(nn.Module):
             features (Sequence[torch.Tensor]): Features of each scale, fine to coarse; without skips, of the coarsest.
 
         Returns:
-            torch.Tensor: Images in [-1, 1], shape ``(B, out_channels, H, W)``.
+            torch.Tensor: Images, shape ``(B, out_channels, H, W)``; in [-1, 1] with the activation.
         """
         *skips, decoded = features
         if not self.skips:

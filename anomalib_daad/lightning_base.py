@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,20 @@ else:
     _Base = object
 
 
+class TrainingLosses(NamedTuple):
+    """What a batch gives to train on.
+
+    Attributes:
+        terms (GeneratorTerms): Terms of the loss, for the log.
+        losses (list[torch.Tensor]): Scalars, in the order of the optimizers.
+        scores (Scores): Scores of the good images, for the ranges where no validation sets them.
+    """
+
+    terms: GeneratorTerms
+    losses: list[torch.Tensor]
+    scores: Scores
+
+
 class ReconstructionTraining(_Base):
     """Training of a model that reconstructs images and scores them by two parts, each scaled by its range.
 
@@ -50,12 +64,14 @@ class ReconstructionTraining(_Base):
         flips (bool): Flip each training image at random.
         seed (int | None): Seeds every epoch.
         image_cache_gb (float): Training images are kept in memory if they take no more than this, in GB.
+        calibrates_on_good (bool): Take the ranges from the good validation images alone.
     """
 
     model: Any
     flips: bool
     seed: int | None
     image_cache_gb: float
+    calibrates_on_good = False
     _validated = False
     _training_scores: list[Scores]
 
@@ -115,26 +131,25 @@ class ReconstructionTraining(_Base):
         images: Any = batch.image
         if self.flips:
             images = random_flips(images)
-        terms, losses = self.losses(images)
+        terms, losses, scores = self.losses(images)
         self._optimize(losses)
 
-        alignment = None if terms.alignment is None else terms.alignment.detach()
-        self._training_scores.append(Scores(terms.reconstruction.detach(), alignment))
+        alignment = None if scores.alignment is None else scores.alignment.detach()
+        self._training_scores.append(Scores(scores.reconstruction.detach(), alignment))
         logged = {"train_rec": terms.reconstruction.mean()}
         if terms.adversarial is not None and terms.alignment is not None:
             logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])
         return losses[0].detach()
 
-    def losses(self, images: torch.Tensor) -> tuple[GeneratorTerms, list[torch.Tensor]]:
+    def losses(self, images: torch.Tensor) -> "TrainingLosses":
         """Compute what each optimizer minimises.
 
         Args:
             images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[GeneratorTerms, list[torch.Tensor]]: The terms of the loss; the losses, scalars, in the order of the
-            optimizers.
+            TrainingLosses: The losses, and what there is to log and to calibrate with.
         """
         raise NotImplementedError
 
@@ -192,8 +207,11 @@ class ReconstructionTraining(_Base):
         batch = self.trainer.strategy.batch_to_device(batch)
         if isinstance(self.pre_processor, Callback):
             self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
+        images: Any = batch.image
+        if self.calibrates_on_good and batch.gt_label is not None:
+            images = images[batch.gt_label == 0]
         with self.trainer.precision_plugin.val_step_context():
-            return self.model.scores(batch.image)
+            return self.model.scores(images)
 
     def _calibrate(self, scores: list[Scores]) -> None:
         alignment = [part.alignment for part in scores if part.alignment is not None]

@@ -25,20 +25,33 @@ See Also:
     :class:`anomalib_daad.loss.GeneratorLoss`: the weighted loss.
 """
 
+import math
+from functools import partial
+from typing import Any
+
 import torch
+from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LambdaLR
 
+from .anomaly_map import maximum
 from .autoencoder import Connections
 from .block_memory import MemoryInit
+from .corruption import corrupt, relight
 from .inference_model import for_inference
-from .lightning_base import ReconstructionTraining, seeded
+from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .memory_loss import MemoryLoss
-from .torch_model import DaadModel, TrainingOutput
+from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
+
+WARM_UP = 0.1  # share of a restoration training
+LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that restoration training varies
 
 
 class Daad(ReconstructionTraining, AnomalibModule):
@@ -79,6 +92,13 @@ class Daad(ReconstructionTraining, AnomalibModule):
         generator_objective (str): The generator's side of eq. 5, ``"non_saturating"`` or ``"saturating"``.
             Defaults to ``"non_saturating"``.
         map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
+        restoration (bool): Train to restore good images that were corrupted, see :mod:`anomalib_daad.corruption`; the
+            light of each image varies a little, and the learning rate rises over the first tenth of the training and
+            falls to zero along a cosine. Defaults to ``False``.
+        score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"`` or ``"maximum_structure"``, see
+            :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
+        comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
+            of ``restoration``; 0 for none. Defaults to ``0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -121,6 +141,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         distance: Distance = "l2",
         generator_objective: GeneratorObjective = "non_saturating",
         map_sigma: float = 4.0,
+        restoration: bool = False,
+        score: ScoreKind = "mean_error",
+        comparison_channels: int = 0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -134,6 +157,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         )
         if learning_rate is not None and learning_rate <= 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
+            raise ValueError(msg)
+        if comparison_channels and not restoration:
+            msg = "A learned comparison learns from the corruptions of restoration training: set restoration=True."
             raise ValueError(msg)
         with seeded(seed):
             self.model = DaadModel(
@@ -151,29 +177,57 @@ class Daad(ReconstructionTraining, AnomalibModule):
                 map_sigma=map_sigma,
                 drop_below=drop_below,
                 connections=connections,
+                score=score,
+                comparison_channels=comparison_channels,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()
         self.memory_loss = MemoryLoss(memory_losses)
         self.learning_rate = learning_rate or (2e-4 if adversarial else 1e-4)
+        self.restoration = restoration
+        self.calibrates_on_good = score != "mean_error"
         self.flips = flips
         self.seed = seed
         self.image_cache_gb = image_cache_gb
         self.torch_compile = torch_compile
         self.automatic_optimization = False
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> Any:
         """Configure Adam for the autoencoder and, for DAAD+, for the discriminator.
 
         Returns:
-            list[torch.optim.Optimizer]: The generator's optimizer, then the discriminator's.
+            Any: The generator's optimizer, then the discriminator's; for restoration training with their schedules.
         """
-        networks = [self.model.autoencoder, self.model.discriminator]
-        return [
-            torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
-            for network in networks
-            if network is not None
+        networks = [(self.model.autoencoder, self.model.comparison), (self.model.discriminator,)]
+        groups = [[weight for network in group if network for weight in network.parameters()] for group in networks]
+        optimizers = [
+            torch.optim.Adam(weights, lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
+            for weights in groups
+            if weights
         ]
+        if not self.restoration:
+            return optimizers
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            msg = "Restoration training needs to know how long it is: set max_epochs or max_steps of the trainer."
+            raise ValueError(msg)
+        return optimizers, [LambdaLR(optimizer, partial(annealed, steps=int(steps))) for optimizer in optimizers]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Train on one batch and advance the schedules, where there are any.
+
+        Args:
+            batch (Batch): Good images in ``batch.image``, shape ``(B, 3, H, W)``, in [-1, 1].
+            batch_idx (int): Index of the batch.
+
+        Returns:
+            STEP_OUTPUT: The generator's loss.
+        """
+        loss = super().training_step(batch, batch_idx)
+        schedules = self.lr_schedulers() or []
+        for schedule in schedules if isinstance(schedules, list) else [schedules]:
+            schedule.step()  # type: ignore[call-arg]
+        return loss
 
     def on_fit_start(self) -> None:
         """Compile the networks where that is asked for."""
@@ -189,22 +243,45 @@ class Daad(ReconstructionTraining, AnomalibModule):
             if network is not None:
                 network.compile()
 
-    def losses(self, images: torch.Tensor) -> tuple[GeneratorTerms, list[torch.Tensor]]:
+    def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute what each optimizer minimises.
 
         Args:
             images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[GeneratorTerms, list[torch.Tensor]]: The terms of the generator's loss; the losses, scalars, in the
-            order of :meth:`configure_optimizers`.
+            TrainingLosses: The losses in the order of :meth:`configure_optimizers`.
         """
-        output: TrainingOutput = self.model(images)
-        terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
+        targets, inputs, masks = images, images, None
+        if self.restoration:
+            targets = relight(images, *LIGHT)
+            inputs, masks = corrupt(targets)
+        output: TrainingOutput = self.model(inputs, targets)
+        terms = self.generator_loss(targets, output.reconstructions, output.real, output.fake)
         total = terms.total + self.memory_loss(output.reads)
-        if output.real is None or output.fake is None:
-            return terms, [total]
-        return terms, [total, self.discriminator_loss(output.real.logits, output.fake.logits)]
+        if masks is not None and output.defects is not None:
+            total = total + binary_cross_entropy_with_logits(output.defects, masks)
+        losses = [total]
+        if output.real is not None and output.fake is not None:
+            losses.append(self.discriminator_loss(output.real.logits, output.fake.logits))
+        return TrainingLosses(terms, losses, self._scores_of_good(terms, targets, output, masks))
+
+    @torch.no_grad()
+    def _scores_of_good(
+        self, terms: GeneratorTerms, images: torch.Tensor, output: TrainingOutput, masks: torch.Tensor | None
+    ) -> Scores:
+        """Score the images that were not corrupted."""
+        if masks is None and self.model.score_kind == "mean_error":
+            return Scores(terms.reconstruction, terms.alignment)
+        good = torch.ones(len(images), dtype=torch.bool) if masks is None else masks.flatten(1).amax(dim=1) == 0
+        if not good.any():
+            return Scores(terms.reconstruction[good], None)
+        reconstruction = terms.reconstruction[good]
+        if self.model.score_kind != "mean_error":
+            reconstruction = maximum(self.model.anomaly_map(images[good], output.reconstructions[good]))
+        if output.defects is not None:
+            return Scores(reconstruction, maximum(self.model.anomaly_map.blur(output.defects[good])))
+        return Scores(reconstruction, None if terms.alignment is None else terms.alignment[good])
 
     def inference_model(self) -> DaadModel:
         """Network that is exported: rewritten by :func:`for_inference`.
@@ -213,3 +290,17 @@ class Daad(ReconstructionTraining, AnomalibModule):
             DaadModel: Network in evaluation mode.
         """
         return for_inference(self.model)
+
+
+def annealed(step: int, steps: int) -> float:
+    """Learning rate of a restoration training, relative to its largest.
+
+    Args:
+        step (int): Steps done.
+        steps (int): Steps of the whole training.
+
+    Returns:
+        float: In (0, 1].
+    """
+    progress = min(1.0, step / steps)
+    return min((progress + 1 / steps) / WARM_UP, (1 + math.cos(math.pi * progress)) / 2 + 1e-6)

@@ -31,10 +31,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from .lightning_base import ReconstructionTraining, seeded
+from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import GeneratorTerms
 from .memory_loss import MemoryLoss
 from .mnad_model import MnadModel, MnadOutput, feature_distance, negative_psnr
+from .torch_model import Scores
 
 
 class Mnad(ReconstructionTraining, AnomalibModule):
@@ -129,19 +130,20 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         self.lr_schedulers().step()  # type: ignore[union-attr]
         return loss
 
-    def losses(self, images: torch.Tensor) -> tuple[GeneratorTerms, list[torch.Tensor]]:
+    def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute the loss, and let the memory move towards the queries, without gradient.
 
         Args:
             images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[GeneratorTerms, list[torch.Tensor]]: The scores of the images, the negative PSNR in place of R(x)
-            and the feature distance in place of L(x); the loss, a scalar, in a list.
+            TrainingLosses: The loss, a scalar; as scores the negative PSNR in place of R(x) and the feature distance
+            in place of L(x).
         """
         output: MnadOutput = self.model(images)
         total = (images - output.reconstructions).square().mean() + self.memory_loss(output.reads)
         distance = feature_distance(output.reads[0]) if output.reads else None
         if self.model.memory is not None and self.training:
             self.model.memory.update(output.reads[0].queries)
-        return GeneratorTerms(total, negative_psnr(images, output.reconstructions), None, distance), [total]
+        scores = Scores(negative_psnr(images, output.reconstructions), distance)
+        return TrainingLosses(GeneratorTerms(total, scores.reconstruction, None, distance), [total], scores)

@@ -10,18 +10,21 @@ Example:
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from .anomaly_map import AnomalyMap
+from .anomaly_map import AnomalyMap, maximum
 from .anomaly_score import FusedScore
 from .autoencoder import Connections, MemoryAutoencoder
 from .block_memory import MemoryInit, MemoryRead
+from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
 from .loss import Distance, sample_distance
+
+ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
 
 
 class TrainingOutput(NamedTuple):
@@ -32,12 +35,14 @@ class TrainingOutput(NamedTuple):
         real (DiscriminatorOutput | None): Discriminator's output for the images.
         fake (DiscriminatorOutput | None): Discriminator's output for the reconstructions.
         reads (list[MemoryRead]): What each memory did, fine to coarse.
+        defects (torch.Tensor | None): What the learned comparison says, logits, shape ``(B, 1, H, W)``; None without.
     """
 
     reconstructions: torch.Tensor
     real: DiscriminatorOutput | None
     fake: DiscriminatorOutput | None
     reads: list[MemoryRead]
+    defects: torch.Tensor | None
 
 
 class Scores(NamedTuple):
@@ -45,7 +50,8 @@ class Scores(NamedTuple):
 
     Attributes:
         reconstruction (torch.Tensor): R(x), shape ``(B,)``.
-        alignment (torch.Tensor | None): L(x), shape ``(B,)``; None without adversarial training.
+        alignment (torch.Tensor | None): L(x), or in its place the learned comparison's score, shape ``(B,)``; None
+            without either.
     """
 
     reconstruction: torch.Tensor
@@ -72,9 +78,14 @@ class DaadModel(nn.Module):
         drop_below (float): Weights below ``drop_below / N`` are dropped. Defaults to ``1.0``.
         connections (str): What connects encoder and decoder, see :class:`MemoryAutoencoder`. Defaults to
             ``"memory"``.
+        score (str): What R(x) is: ``"mean_error"``, the distance of the whole images (eq. 4 and 7);
+            ``"maximum_error"`` or ``"maximum_structure"``, the maximum of the anomaly map, made of squared errors or
+            of :class:`StructureMap`. Defaults to ``"mean_error"``.
+        comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
+            place of L(x); 0 for none. Defaults to ``0``.
 
     Raises:
-        ValueError: If an argument is out of range or the sizes do not divide.
+        ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
     """
 
     def __init__(
@@ -93,11 +104,23 @@ class DaadModel(nn.Module):
         map_sigma: float = 4.0,
         drop_below: float = 1.0,
         connections: Connections = "memory",
+        score: ScoreKind = "mean_error",
+        comparison_channels: int = 0,
     ) -> None:
         super().__init__()
+        if score not in get_args(ScoreKind):
+            msg = f"score must be one of {get_args(ScoreKind)}, got {score!r}."
+            raise ValueError(msg)
+        if comparison_channels < 0 or (comparison_channels and (adversarial or score == "mean_error")):
+            msg = (
+                f"A learned comparison takes L(x)'s place beside a score of maxima: comparison_channels="
+                f"{comparison_channels} needs adversarial=False and score='maximum_structure' or 'maximum_error'."
+            )
+            raise ValueError(msg)
         self.image_size = tuple(image_size)
         self.num_scales = num_scales
         self.distance: Distance = distance
+        self.score_kind: ScoreKind = score
         self.score = FusedScore(gamma)
         self.autoencoder = MemoryAutoencoder(
             image_size,
@@ -112,13 +135,16 @@ class DaadModel(nn.Module):
             connections,
         )
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
-        self.anomaly_map = AnomalyMap(map_sigma)
+        self.comparison = Comparison(comparison_channels) if comparison_channels else None
+        self.anomaly_map = AnomalyMap(map_sigma, structure=score == "maximum_structure")
 
-    def forward(self, images: torch.Tensor) -> TrainingOutput | InferenceBatch:
+    def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            targets (torch.Tensor | None): In training what to reconstruct, which the discriminator sees as real, same
+                shape; None for the images themselves. Defaults to ``None``.
 
         Returns:
             TrainingOutput | InferenceBatch: In training what the losses need; in evaluation the fused score,
@@ -130,21 +156,21 @@ class DaadModel(nn.Module):
         check_images(images, self.image_size)
         if self.training:
             reconstructions, reads = self.autoencoder.reconstruct(images)
+            if self.comparison is not None:
+                defects = self.comparison(images, reconstructions.detach())
+                return TrainingOutput(reconstructions, None, None, reads, defects)
             if self.discriminator is None:
-                return TrainingOutput(reconstructions, None, None, reads)
-            real, fake = self.discriminator(images), self.discriminator(reconstructions)
-            return TrainingOutput(reconstructions, real, fake, reads)
+                return TrainingOutput(reconstructions, None, None, reads, None)
+            real = self.discriminator(images if targets is None else targets)
+            return TrainingOutput(reconstructions, real, self.discriminator(reconstructions), reads, None)
         if torch.compiler.is_compiling():
             return self._infer(images)
         with torch.no_grad(), full_precision(images):
             return self._infer(images)
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
-        reconstructions = self.autoencoder(images)
-        return InferenceBatch(
-            pred_score=self.score(*self._compare(images, reconstructions)),
-            anomaly_map=self.anomaly_map(images, reconstructions),
-        )
+        scores, anomaly_map = self._compare(images, self.autoencoder(images))
+        return InferenceBatch(pred_score=self.score(*scores), anomaly_map=anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
@@ -160,15 +186,23 @@ class DaadModel(nn.Module):
         """
         check_images(images, self.image_size)
         with full_precision(images):
-            return self._compare(images, self.autoencoder(images))
+            return self._compare(images, self.autoencoder(images))[0]
 
-    def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> Scores:
-        reconstruction = sample_distance(images, reconstructions, self.distance)
+    def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> tuple[Scores, torch.Tensor]:
+        """Score the images, and map what is anomalous in them, shape ``(B, 1, H, W)``."""
+        anomaly_map = self.anomaly_map(images, reconstructions)
+        if self.comparison is not None:
+            defects = self.anomaly_map.blur(self.comparison(images, reconstructions))
+            return Scores(maximum(anomaly_map), maximum(defects)), self.score(anomaly_map, defects)
+        if self.score_kind == "mean_error":
+            reconstruction = sample_distance(images, reconstructions, self.distance)
+        else:
+            reconstruction = maximum(anomaly_map)
         if self.discriminator is None:
-            return Scores(reconstruction, None)
+            return Scores(reconstruction, None), anomaly_map
         features = self.discriminator.features(torch.cat([images, reconstructions]))
         count = images.shape[0]
-        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
+        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance)), anomaly_map
 
 
 def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:

@@ -22,11 +22,18 @@ pytest.importorskip("nncf")
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["daad_plus", "daad"])
+RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{"adversarial": True}, {"adversarial": False}, RESTORATION],
+    ids=["daad_plus", "daad", "restoration"],
+)
 def trained(request, data_root, tmp_path_factory):
     """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32)."""
     datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-    model = make_model(adversarial=request.param)
+    model = make_model(**request.param)
     engine = Engine(
         default_root_dir=tmp_path_factory.mktemp("results"), accelerator="cpu", max_epochs=3, enable_progress_bar=False
     )

@@ -134,7 +134,7 @@ def test_memory_losses_train_the_block_memory(term) -> None:
     reads = model.model.autoencoder.reconstruct(images).reads
     loss = MemoryLoss({term: 1.0})
     before = loss(reads)
-    totals = [module.losses(images)[1][0] for module in (plain, model)]
+    totals = [module.losses(images).losses[0] for module in (plain, model)]
     assert (totals[1] - totals[0]).item() == pytest.approx(100 * before.item(), rel=1e-2, abs=1e-2)
     parameters = [read.items for read in reads]
     with torch.no_grad():

@@ -44,7 +44,7 @@ def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None, co
 
     def step() -> torch.Tensor:
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            _, losses = model.losses(images)
+            losses = model.losses(images).losses
         for optimizer, loss in zip(optimizers, losses, strict=True):
             optimizer.zero_grad()
             loss.backward(inputs=optimizer.param_groups[0]["params"], retain_graph=loss is not losses[-1])

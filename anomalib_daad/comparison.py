@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learned comparison of an image and its reconstruction, as DRAEM's discriminative network: where is a defect?
+
+It learns from the corruptions that restoration training makes, whose places are known.
+
+Paper:
+    DRAEM: https://arxiv.org/abs/2108.07610
+
+Example:
+    >>> import torch
+    >>> comparison = Comparison(base_channels=16)
+    >>> comparison(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 1, 64, 64])
+"""
+
+import torch
+from torch import nn
+
+from .autoencoder import Decoder, Encoder, initialize_weights, scale_channels
+
+SCALES = 4
+
+
+class Comparison(nn.Module):
+    """U-Net over image, reconstruction and their difference.
+
+    Args:
+        base_channels (int): Channels of the finest scale.
+    """
+
+    def __init__(self, base_channels: int) -> None:
+        super().__init__()
+        channels = scale_channels(base_channels, SCALES)
+        self.encoder = Encoder(9, channels)
+        self.decoder = Decoder(channels, 1, activation=False)
+        self.apply(initialize_weights)
+        # Differences are small beside images, and images of low contrast beside the noise of initial weights.
+        self.norm = nn.BatchNorm2d(9, affine=False)
+
+    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        """Compare.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            reconstructions (torch.Tensor): Their reconstructions, same shape.
+
+        Returns:
+            torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
+        """
+        images, reconstructions = images.float(), reconstructions.float()
+        both = torch.cat([images, reconstructions, images - reconstructions], dim=1)  # (B, 9, H, W)
+        return self.decoder(self.encoder(self.norm(both))).float()

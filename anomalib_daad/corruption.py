@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Corruptions made of good images alone, on the device they are on: what restoration training has to undo.
+
+Regions of an image are filled from another image of the batch, or from elsewhere in the same one: turned, mirrored,
+moved, and half of the time in another light. The regions are blobs and lines of smooth noise, as DRAEM and FAIR draw
+them, and windows, as CutPaste and NSA do. Light and colour change in proportion to the contrast and colour that the
+image has: a grey product gets no coloured stains, which would be too easy to find.
+
+Papers:
+    DRAEM: https://arxiv.org/abs/2108.07610
+    CutPaste: https://arxiv.org/abs/2104.04015
+    NSA: https://arxiv.org/abs/2109.15222
+
+Example:
+    >>> import torch
+    >>> corrupted = corrupt(torch.rand(8, 3, 128, 128) * 2 - 1)
+    >>> corrupted.images.shape, corrupted.masks.shape
+    (torch.Size([8, 3, 128, 128]), torch.Size([8, 1, 128, 128]))
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from kornia.augmentation import RandomAffine
+from torch.nn.functional import interpolate
+
+VISIBLE = 0.08  # change of a pixel, relative to its image's contrast, from which it counts as corrupted
+MIN_VISIBLE = 0.015  # the same in units of [-1, 1], for images without contrast
+
+
+class CorruptedImages(NamedTuple):
+    """Images and where they were corrupted.
+
+    Attributes:
+        images (torch.Tensor): Shape ``(B, 3, H, W)``, in [-1, 1].
+        masks (torch.Tensor): 1 where a pixel visibly changed, else 0, shape ``(B, 1, H, W)``.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+
+
+def corrupt(images: torch.Tensor, share: float = 0.85) -> CorruptedImages:
+    """Corrupt a batch.
+
+    Args:
+        images (torch.Tensor): Good images, shape ``(B, 3, H, W)``, in [-1, 1].
+        share (float): Share of images that are corrupted, in [0, 1]. Defaults to ``0.85``.
+
+    Returns:
+        CorruptedImages: The images and the masks of what changed.
+    """
+    count = len(images)
+    others = images.roll(int(torch.randint(count, ())), 0)
+    fillings = _displace(torch.where(_coin(images, 0.5), images, others))
+    fillings = torch.where(_coin(images, 0.6), relight(fillings, 0.7, 1.5), fillings)
+    opacity = _per_image(images, 0.3, 1.7).clamp_max(1)  # half of them cover
+    weights = (_regions(images) & _coin(images, share)) * opacity
+    corrupted = images + weights * (fillings - images)
+    change = (corrupted - images).abs().mean(dim=1, keepdim=True)
+    return CorruptedImages(corrupted, (change > (VISIBLE * _contrast(images)).clamp_min(MIN_VISIBLE)).to(images.dtype))
+
+
+def relight(images: torch.Tensor, gain: float, bias: float) -> torch.Tensor:
+    """Change contrast, brightness and tint of each image, in proportion to what it has of them.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, 3, H, W)``, in [-1, 1].
+        gain (float): Largest change of the contrast's logarithm.
+        bias (float): Largest change of the brightness, in standard deviations of the image; the tint, twice the
+            standard deviation of its colours where bias is 1, grows with it up to there.
+
+    Returns:
+        torch.Tensor: Images, same shape, in [-1, 1].
+    """
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    grey = images.mean(dim=1, keepdim=True)
+    colour = 2 * (images - grey).flatten(1).std(dim=1).clamp_max(0.15)  # (B,)
+    tint = _uniform((*images.shape[:2], 1, 1), -1, 1, images) * min(bias, 1.0) * colour[:, None, None, None]
+    shift = _per_image(images, -bias, bias) * _contrast(images) + tint
+    return ((images - mean) * _per_image(images, -gain, gain).exp() + mean + shift).clamp(-1, 1)
+
+
+def _displace(images: torch.Tensor) -> torch.Tensor:
+    """Turn, mirror, scale and move each image, reflected at its borders."""
+    affine = RandomAffine(180, translate=(0.5, 0.5), scale=(0.75, 1.35), padding_mode="reflection", p=1.0)
+    mirrored = torch.where(_coin(images, 0.5), images.flip(-1), images)
+    return affine(mirrored.float()).to(images.dtype)
+
+
+def _regions(images: torch.Tensor) -> torch.Tensor:
+    """Draw the regions to corrupt, boolean, shape ``(B, 1, H, W)``."""
+    noise = _noise(images)
+    levels = torch.quantile(noise.flatten(1), float(_uniform((), 0.5, 0.9, images)), dim=1)[:, None, None, None]
+    slopes = torch.stack(torch.gradient(noise, dim=(2, 3))).norm(dim=0)
+    lines = (noise - levels / 2).abs() < slopes * _per_image(images, math.log(0.5), math.log(2.0)).exp()
+    textures = torch.where(_coin(images, 0.25), lines, noise > levels)
+    in_window, is_whole = _coin(images, 0.7), _coin(images, 0.4)
+    return (_windows(images) | ~in_window) & (textures | (in_window & is_whole))
+
+
+def _noise(images: torch.Tensor) -> torch.Tensor:
+    """Smooth noise with cells of a half to a thirty-second of the image, shape ``(B, 1, H, W)``."""
+    size = images.shape[-2:]
+    layers = []
+    for _ in images:
+        rows, columns = (2 ** torch.randint(1, 6, (2,))).tolist()
+        if torch.rand(()) < 0.7:
+            columns = rows
+        grid = torch.randn(1, 1, rows + 1, columns + 1, device=images.device)
+        layers.append(interpolate(grid, size, mode="bicubic", align_corners=True))
+    return torch.cat(layers)
+
+
+def _windows(images: torch.Tensor) -> torch.Tensor:
+    """Draw rectangles and ellipses, half of them turned, boolean, shape ``(B, 1, H, W)``."""
+    height, width = images.shape[-2:]
+    side = _per_image(images, math.log(0.08), math.log(0.7)).exp()  # as a share of the image's
+    elongation = _per_image(images, -0.6, 0.6).exp()
+    angle = _per_image(images, 0, math.pi) * _coin(images, 0.5)
+    rows = (torch.arange(height, device=images.device).view(-1, 1) + 0.5) / height - _per_image(images, 0, 1)
+    columns = (torch.arange(width, device=images.device) + 0.5) / width - _per_image(images, 0, 1)
+    along = (columns * angle.cos() + rows * angle.sin()) / (side * elongation).clamp_max(0.9)
+    across = (rows * angle.cos() - columns * angle.sin()) / (side / elongation).clamp_max(0.9)
+    rectangles = torch.maximum(along.abs(), across.abs()) < 0.5
+    ellipses = along.square() + across.square() < 0.25
+    return torch.where(_coin(images, 0.3), ellipses, rectangles)
+
+
+def _contrast(images: torch.Tensor) -> torch.Tensor:
+    return images.mean(dim=1).flatten(1).std(dim=1)[:, None, None, None]
+
+
+def _coin(images: torch.Tensor, probability: float) -> torch.Tensor:
+    return _per_image(images, 0, 1) < probability
+
+
+def _per_image(images: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return _uniform((len(images), 1, 1, 1), low, high, images)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, like: torch.Tensor) -> torch.Tensor:
+    return low + (high - low) * torch.rand(shape, dtype=like.dtype, device=like.device)

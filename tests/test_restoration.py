@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Restoration training: corruptions, structural map, learned comparison, scores of maxima, schedule."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from lightning.pytorch.callbacks import ModelCheckpoint
+from scipy import ndimage
+from torch import nn
+from torch.nn.functional import interpolate
+
+from anomalib_daad import Daad
+from anomalib_daad.comparison import Comparison
+from anomalib_daad.corruption import CorruptedImages, corrupt, relight
+from anomalib_daad.lightning_model import annealed
+from anomalib_daad.structure_map import StructureMap
+
+RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+
+
+def draw(count: int = 8, size: tuple[int, int] = (32, 40)) -> torch.Tensor:
+    """Smooth coloured images in [-1, 1]."""
+    return interpolate(torch.randn(count, 3, 5, 5), size, mode="bicubic").tanh()
+
+
+# Corruptions.
+
+
+def test_masks_tell_what_changed() -> None:
+    images = draw(64)
+    corrupted, masks = corrupt(images)
+    for before, after, mask in zip(images.numpy(), corrupted.numpy(), masks.numpy(), strict=True):
+        change = np.abs(after - before).mean(axis=0)
+        visible = max(0.015, 0.08 * before.mean(axis=0).std(ddof=1))
+        sure = np.abs(change - visible) > 1e-5
+        np.testing.assert_array_equal((change > visible)[sure], mask[0][sure] == 1)
+    assert corrupted.abs().max() <= 1
+    whole = masks.flatten(1).mean(dim=1)
+    assert (whole == 0).any()  # some stay good, which the scores are calibrated on
+    assert 0.5 < (whole > 0).float().mean() < 1
+    assert whole.max() < 0.95
+
+
+def test_nothing_is_corrupted_where_nothing_shall_be() -> None:
+    images = draw()
+    corrupted = corrupt(images, share=0.0)
+    assert torch.equal(corrupted.images, images)
+    assert not corrupted.masks.any()
+
+
+def test_the_seed_alone_decides() -> None:
+    images = draw()
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(corrupt(images).images)
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("make", [torch.zeros, torch.ones, torch.randn], ids=["grey", "white", "noise"])
+def test_any_batch_can_be_corrupted(count, make) -> None:
+    images = make(count, 3, 16, 24).clamp(-1, 1)
+    for _ in range(5):
+        corrupted: CorruptedImages = corrupt(images, share=1.0)
+        assert corrupted.images.isfinite().all()
+        assert corrupted.images.abs().max() <= 1 + 1e-6
+        assert set(corrupted.masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_grey_product_stays_grey() -> None:
+    images = draw(16).mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    for changed in (relight(images, 0.7, 1.5), corrupt(images, share=1.0).images):
+        torch.testing.assert_close(changed, changed.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1))
+
+
+def test_light_changes_in_proportion_to_the_contrast() -> None:
+    images = draw(256) * 0.1
+    faint = images * 0.1
+    moved = (relight(images, 0.0, 0.2) - images).abs().mean()
+    assert (relight(faint, 0.0, 0.2) - faint).abs().mean() == pytest.approx(moved.item() * 0.1, rel=0.3)
+    torch.testing.assert_close(relight(images, 0.0, 0.0), images)
+
+
+# Structural map.
+
+
+def structure_by_definition(first: np.ndarray, second: np.ndarray, scales: int) -> np.ndarray:
+    """1 - GMS of grey values in [0, 1], gradients by SciPy's Prewitt filter, averaged over scales."""
+    size, total = first.shape, 0.0
+    for _ in range(scales):
+        g, h = (np.hypot(*(ndimage.prewitt(x, axis, mode="nearest") / 3 for axis in (0, 1))) for x in (first, second))
+        difference = torch.from_numpy(1 - (2 * g * h + 0.0026) / (g**2 + h**2 + 0.0026))[None, None]
+        total = total + interpolate(difference, size, mode="bilinear")[0, 0].numpy() / scales
+        first, second = (x.reshape(len(x) // 2, 2, -1, 2).mean(axis=(1, 3)) for x in (first, second))
+    return total
+
+
+@pytest.mark.parametrize("scales", [1, 2, 4])
+def test_structure_map_agrees_with_its_definition(scales) -> None:
+    images, reconstructions = draw(3, (32, 48)), draw(3, (32, 48))
+    mapped = StructureMap(scales)(images, reconstructions)
+    for index in range(3):
+        grey = [(x[index].double().numpy().mean(axis=0) + 1) / 2 for x in (images, reconstructions)]
+        np.testing.assert_allclose(mapped[index, 0], structure_by_definition(*grey, scales), atol=1e-5)
+
+
+def test_structure_sees_edges_and_not_brightness() -> None:
+    images = draw() * 0.5
+    structure = StructureMap()
+    assert structure(images, images).max() < 1e-9
+    assert structure(images, images + 0.3).max() < 1e-6
+    assert structure(images, torch.zeros_like(images)).max() > 0.5
+
+
+# Learned comparison.
+
+
+def test_the_comparison_does_not_train_the_autoencoder() -> None:
+    model = make_model(**RESTORATION)
+    output = model.model.train()(draw(4, (32, 32)))
+    output.defects.sum().backward()
+    assert all(weight.grad is None for weight in model.model.autoencoder.parameters())
+    assert all(weight.grad is not None for weight in model.model.comparison.parameters())
+
+
+def test_the_comparison_learns_to_find_differences() -> None:
+    comparison = Comparison(8)
+    optimizer = torch.optim.Adam(comparison.parameters(), lr=5e-3)
+    for _ in range(60):
+        images = draw(8, (32, 32))
+        corrupted, masks = corrupt(images)
+        loss = nn.functional.binary_cross_entropy_with_logits(comparison(corrupted, images), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    corrupted, masks = corrupt(images, share=1.0)
+    with torch.no_grad():
+        logits = comparison.eval()(corrupted, images)
+    assert logits[masks == 1].mean() > logits[masks == 0].mean() + 2
+
+
+# The model.
+
+
+@pytest.mark.parametrize("score", ["maximum_error", "maximum_structure"])
+@pytest.mark.parametrize("comparison_channels", [0, 4])
+def test_maxima_are_calibrated_on_good_images_alone(score, comparison_channels, make_datamodule, make_engine) -> None:
+    model = make_model(**{**RESTORATION, "score": score, "comparison_channels": comparison_channels})
+    datamodule = make_datamodule()
+    make_engine(max_epochs=1).fit(model, datamodule=datamodule)
+    maxima, learned = [], []
+    for item in datamodule.val_data:
+        if item.gt_label:
+            continue
+        with torch.no_grad():
+            network = model.model.eval()
+            image = model.pre_processor.transform(item.image[None])
+            rebuilt = network.autoencoder(image)
+            maxima.append(network.anomaly_map(image, rebuilt).max())
+            if comparison_channels:
+                learned.append(network.anomaly_map.blur(network.comparison(image, rebuilt)).max())
+    torch.testing.assert_close(network.score.reconstruction_range, torch.stack(torch.stack(maxima).aminmax()))
+    if comparison_channels:
+        torch.testing.assert_close(network.score.alignment_range, torch.stack(torch.stack(learned).aminmax()))
+
+
+def test_the_score_is_made_of_the_maxima_of_two_maps() -> None:
+    network = make_model(**RESTORATION, gamma=0.3).model.eval()
+    network.score.calibrate(torch.tensor([0.1, 0.3]), torch.tensor([-2.0, 3.0]))
+    images = draw(4, (32, 32))
+    with torch.no_grad():
+        rebuilt = network.autoencoder(images)
+        first = (network.anomaly_map(images, rebuilt) - 0.1) / 0.2
+        second = (network.anomaly_map.blur(network.comparison(images, rebuilt)) + 2) / 5
+    output = network(images)
+    expected = [0.3 * a.max() + 0.7 * b.max() for a, b in zip(first, second, strict=True)]
+    torch.testing.assert_close(output.pred_score, torch.stack(expected))
+    torch.testing.assert_close(output.anomaly_map, 0.3 * first + 0.7 * second)
+
+
+def test_without_validation_good_training_images_set_the_ranges(make_datamodule, make_engine) -> None:
+    model = make_model(**RESTORATION)
+    make_engine(max_epochs=4, limit_val_batches=0).fit(model, datamodule=make_datamodule(train_batch_size=8))
+    assert model.model.score.reconstruction_range.isfinite().all()
+    assert 0 < model.model.score.reconstruction_range[1] < 1
+    assert model.model.score.alignment_range.isfinite().all()
+
+
+def test_restoration_with_a_discriminator_compares_with_the_clean_images(monkeypatch) -> None:
+    model = make_model(restoration=True)
+    clean, seen = draw(4, (32, 32)), []
+    monkeypatch.setattr("anomalib_daad.lightning_model.relight", lambda images, *_: images)
+    monkeypatch.setattr(
+        "anomalib_daad.lightning_model.corrupt",
+        lambda images: CorruptedImages(-images, torch.ones_like(images[:, :1])),
+    )
+    model.model.autoencoder.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.model.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    result = model.losses(clean)
+    corrupted, real, rebuilt = seen
+    assert torch.equal(corrupted, -clean)
+    assert torch.equal(real, clean)
+    torch.testing.assert_close(result.terms.reconstruction, (clean - rebuilt).flatten(1).norm(dim=1))
+    assert not len(result.scores.reconstruction)  # no image was good
+
+
+def test_the_learning_rate_rises_and_falls(make_datamodule, make_engine) -> None:
+    rates = [annealed(step, 200) for step in range(201)]
+    top = int(np.argmax(rates))
+    assert 10 <= top <= 20
+    assert 0.95 < max(rates) <= 1
+    assert rates[0] < 0.1
+    assert 0 < rates[-1] < 1e-4
+    assert all(a < b for a, b in pairwise(rates[: top + 1]))
+    assert all(a > b for a, b in pairwise(rates[top:]))
+    model = make_model(**RESTORATION)
+    make_engine(max_steps=5).fit(model, datamodule=make_datamodule())
+    assert model.lr_schedulers().last_epoch == 5
+    assert model.optimizers().param_groups[0]["lr"] == pytest.approx(model.learning_rate * annealed(5, 5))
+
+
+def test_a_resumed_restoration_equals_an_uninterrupted_one(make_datamodule, make_engine, tmp_path) -> None:
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    whole, resumed = make_model(**RESTORATION), make_model(**RESTORATION)
+    make_engine(max_epochs=4, callbacks=[keep]).fit(whole, datamodule=make_datamodule())
+    path = tmp_path / "epoch=1.ckpt"
+    make_engine(max_epochs=4).fit(resumed, datamodule=make_datamodule(), ckpt_path=path)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    assert resumed.lr_schedulers().last_epoch == 12
+
+
+def test_a_length_that_nobody_knows_is_refused(make_datamodule, make_engine) -> None:
+    with pytest.raises(ValueError, match="set max_epochs or max_steps"):
+        make_engine(max_epochs=-1).fit(make_model(**RESTORATION), datamodule=make_datamodule())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"comparison_channels": 4, "score": "maximum_error", "adversarial": False}, "set restoration=True"),
+        ({"comparison_channels": 4, "restoration": True, "adversarial": False}, "beside a score of maxima"),
+        ({"comparison_channels": 4, "restoration": True, "score": "maximum_error"}, "needs adversarial=False"),
+        ({"comparison_channels": -1, "restoration": True}, "comparison_channels=-1"),
+        ({"score": "best"}, "score must be one of"),
+    ],
+)
+def test_options_that_exclude_each_other(arguments, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        Daad(**arguments)
