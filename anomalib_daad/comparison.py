@@ -17,13 +17,13 @@ Example:
 import torch
 from torch import nn
 
-from .autoencoder import Decoder, Encoder, initialize_weights, scale_channels
+from .autoencoder import Decoder, Encoder, scale_channels
 
 SCALES = 4
 
 
 class Comparison(nn.Module):
-    """U-Net over image, reconstruction and their difference.
+    """U-Net over image, reconstruction, their difference and its absolute value.
 
     Args:
         base_channels (int): Channels of the finest scale.
@@ -32,11 +32,10 @@ class Comparison(nn.Module):
     def __init__(self, base_channels: int) -> None:
         super().__init__()
         channels = scale_channels(base_channels, SCALES)
-        self.encoder = Encoder(9, channels)
+        self.encoder = Encoder(12, channels)
         self.decoder = Decoder(channels, 1, activation=False)
-        self.apply(initialize_weights)
         # Differences are small beside images, and images of low contrast beside the noise of initial weights.
-        self.norm = nn.BatchNorm2d(9, affine=False)
+        self.norm = nn.BatchNorm2d(12, affine=False)
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Compare.
@@ -49,5 +48,7 @@ class Comparison(nn.Module):
             torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
         """
         images, reconstructions = images.float(), reconstructions.float()
-        both = torch.cat([images, reconstructions, images - reconstructions], dim=1)  # (B, 9, H, W)
+        difference = images - reconstructions
+        # A network with the absolute value before its eyes learns several times as fast.
+        both = torch.cat([images, reconstructions, difference, difference.abs()], dim=1)  # (B, 12, H, W)
         return self.decoder(self.encoder(self.norm(both))).float()
