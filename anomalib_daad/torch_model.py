@@ -21,6 +21,7 @@ from .anomaly_score import FusedScore
 from .autoencoder import Connections, MemoryAutoencoder
 from .block_memory import MemoryInit, MemoryRead
 from .discriminator import Discriminator, DiscriminatorOutput
+from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
 
 
@@ -141,8 +142,9 @@ class DaadModel(nn.Module):
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         reconstructions = self.autoencoder(images)
-        return InferenceBatch(
-            pred_score=self.score(*self._compare(images, reconstructions)),
+        return flag_not_finite(
+            images,
+            score=self.score(*self._compare(images, reconstructions)),
             anomaly_map=self.anomaly_map(images, reconstructions),
         )
 
