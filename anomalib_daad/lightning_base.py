@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .distributed import average, gather
+from .finite_input import refuse_not_finite
 from .image_cache import cache_images
+from .image_check import check_image_files
 from .loss import GeneratorTerms
 from .pre_processor import AntialiasPreProcessor
 from .quantization import quantize
@@ -88,6 +90,18 @@ class ReconstructionTraining(_Base):
         size = tuple(image_size or (256, 256))
         return AntialiasPreProcessor(Compose([Resize(size, antialias=True), Normalize([0.5] * 3, [0.5] * 3)]))
 
+    def setup(self, stage: str) -> None:
+        """Refuse image files that cannot be read, or leave them out of a prediction, before any loader opens one.
+
+        Args:
+            stage (str): Not used.
+
+        Raises:
+            ValueError: If files cannot be read; in a prediction, if none can.
+        """
+        del stage
+        check_image_files(self.trainer)
+
     def on_fit_start(self) -> None:
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
         self.model.train()
@@ -126,8 +140,12 @@ class ReconstructionTraining(_Base):
 
         Returns:
             STEP_OUTPUT: The first loss.
+
+        Raises:
+            ValueError: If a pixel is NaN or infinite.
         """
         del batch_idx
+        refuse_not_finite(batch)
         images: Any = batch.image
         if self.flips:
             images = random_flips(images)
@@ -207,6 +225,7 @@ class ReconstructionTraining(_Base):
         batch = self.trainer.strategy.batch_to_device(batch)
         if isinstance(self.pre_processor, Callback):
             self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
+        refuse_not_finite(batch)
         images: Any = batch.image
         if self.calibrates_on_good and batch.gt_label is not None:
             images = images[batch.gt_label == 0]

@@ -19,6 +19,7 @@ from .anomaly_map import AnomalyMap
 from .anomaly_score import FusedScore
 from .autoencoder import Decoder, Encoder, check_image_size, initialize_weights, scale_channels
 from .block_memory import MemoryRead
+from .finite_input import flag_not_finite
 from .prototype_memory import PrototypeMemory
 from .torch_model import Scores, check_images, full_precision
 
@@ -94,8 +95,9 @@ class MnadModel(nn.Module):
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         output = self.reconstruct(images)
-        return InferenceBatch(
-            pred_score=self.score(*_compare(images, output)),
+        return flag_not_finite(
+            images,
+            score=self.score(*_compare(images, output)),
             anomaly_map=self.anomaly_map(images, output.reconstructions),
         )
 

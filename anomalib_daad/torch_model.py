@@ -22,6 +22,7 @@ from .autoencoder import Connections, MemoryAutoencoder
 from .block_memory import MemoryInit, MemoryRead
 from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
+from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
 
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
@@ -170,7 +171,7 @@ class DaadModel(nn.Module):
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         scores, anomaly_map = self._compare(images, self.autoencoder(images))
-        return InferenceBatch(pred_score=self.score(*scores), anomaly_map=anomaly_map)
+        return flag_not_finite(images, self.score(*scores), anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
