@@ -33,6 +33,25 @@ _GENERATORS: dict[str, dict[str, Any]] = {
     "DAAD": {},
     **{f"DAAD, r = {rate}": {"division_rates": (rate, rate, 1)} for rate in (1, 2, 4, 16)},
 }
+# configs/daad_restoration_cpu.yaml, and what is left of it without each of its parts.
+_RESTORATION: dict[str, Any] = {
+    "adversarial": False,
+    "restoration": True,
+    "score": "maximum_structure",
+    "comparison_channels": 32,
+    "base_channels": 32,
+    "learning_rate": 2e-3,
+    "gamma": 0.5,
+    "map_sigma": 1.5,
+    "flips": False,
+}
+_WITHOUT: dict[str, dict[str, Any]] = {
+    "corruptions and comparison": {"restoration": False, "comparison_channels": 0},
+    "comparison": {"comparison_channels": 0},
+    "structure": {"score": "maximum_error"},
+    "memory": {"connections": "skip"},
+    "blocks": {"division_rates": None},
+}
 
 
 def adversarial(generator: str, alignment: bool) -> str:
@@ -68,6 +87,8 @@ SYSTEMS: dict[str, System] = {
             "adversarial": False,
         }
     ),
+    "Restoration": System(_RESTORATION),
+    **{f"Restoration without {part}": System({**_RESTORATION, **changes}) for part, changes in _WITHOUT.items()},
     "MNAD": System({"learning_rate": 2e-4}, "Mnad"),
     "MNAD, no memory": System({"num_items": 0, "learning_rate": 2e-4}, "Mnad"),
 }
