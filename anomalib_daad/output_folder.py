@@ -3,6 +3,7 @@
 """Folders that commands write to, and files that are there whole or not at all."""
 
 import csv
+import errno
 import io
 import os
 import tempfile
@@ -37,10 +38,20 @@ def write_text(path: Path, text: str) -> None:
     Args:
         path (Path): File.
         text (str): Its contents.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is kept.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC:
+            raise
+        msg = f"There is no space left to write {path}; what is finished is kept: free some and start again."
+        raise OSError(msg) from error
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:

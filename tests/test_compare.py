@@ -3,6 +3,7 @@
 """The comparison: its measures against independent ones, its models and data, its report, and what stopping does."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -46,6 +48,7 @@ from anomalib_daad.compare.measures import (
     on_resample,
     resample,
 )
+from anomalib_daad.output_folder import write_text
 from anomalib_daad.pixel_measures import measure_pixels
 
 SMALL = """
@@ -637,3 +640,37 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(data_root, tmp_pat
         compare(**arguments)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text("before")
+
+    def fill(self, text, **_) -> None:
+        with self.open("w") as file:
+            file.write(text[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match=r"no space left to write .*costs\.json; what is finished is kept"):
+        write_text(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_trial_on_a_full_disk_says_so_and_leaves_no_half_checkpoint(tmp_path, monkeypatch) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "half.ckpt").write_bytes(b"half")
+
+    def fail(*_) -> None:
+        msg = "PytorchStreamWriter failed writing file"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(trial.Trial, "read", fail)
+    monkeypatch.setattr(sys, "argv", ["trial", str(tmp_path)])
+    for free, reason in ((0, "there is no space left on the disk"), (10**9, "PytorchStreamWriter failed")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(RuntimeError):
+            trial.main()
+        assert (tmp_path / "error.txt").read_text().startswith(reason)
+        assert not (tmp_path / "engine").exists()

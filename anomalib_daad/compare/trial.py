@@ -34,6 +34,7 @@ from .data import ComparedData
 
 EVAL_BATCH = 16
 RESUME_EPOCHS = 5
+NO_SPACE = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -220,8 +221,10 @@ def main() -> None:
             if not (folder / "result.json").exists():
                 run(Trial.read(folder / "trial.json"), folder)
     except Exception as error:
+        is_full = shutil.disk_usage(folder).free < NO_SPACE
+        shutil.rmtree(folder / "engine", ignore_errors=True)  # it may hold half a checkpoint
         with suppress(OSError):
-            write_text(folder / "error.txt", first_line(error))
+            write_text(folder / "error.txt", "there is no space left on the disk" if is_full else first_line(error))
         raise
 
 
