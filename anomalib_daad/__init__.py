@@ -12,7 +12,8 @@ from .lightning_model import Daad
 from .mnad import Mnad
 from .one_class import OneClassCIFAR10, OneClassMNIST
 from .registration import register
+from .safetensors_model import load_safetensors, save_safetensors
 
 register(Daad, Mnad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
 
-__all__ = ["Daad", "DemoTextures", "Mnad", "OneClassCIFAR10", "OneClassMNIST"]
+__all__ = ["Daad", "DemoTextures", "Mnad", "OneClassCIFAR10", "OneClassMNIST", "load_safetensors", "save_safetensors"]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Files of strangers: no path runs their code, and none that was changed or damaged is taken."""
+
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from anomalib.models import Padim
+from conftest import make_model
+from safetensors import safe_open
+
+from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
+from anomalib_daad.inspection.checkpoint import load_model
+
+RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+MODELS = {
+    "daad_plus": lambda: make_model(),
+    "restoration": lambda: make_model(**RESTORATION),
+    "mnad": lambda: Mnad(image_size=(32, 32), num_items=5, base_channels=4),
+}
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    return save_safetensors(make_model(), tmp_path / "model.safetensors")
+
+
+# Checkpoints.
+
+
+class Code:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def malicious(tmp_path) -> tuple[Path, Path]:
+    """A checkpoint that is whole but for one entry, and the file that this entry's code would make."""
+    proof, path, model = tmp_path / "code_ran", tmp_path / "model.ckpt", make_model()
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": "2.6.0",
+        "code": Code(proof),
+    }
+    torch.save(checkpoint, path)
+    torch.load(path, weights_only=False)
+    assert proof.exists()  # it would run
+    proof.unlink()
+    return path, proof
+
+
+def test_loading_a_checkpoint_runs_no_code(malicious) -> None:
+    path, proof = malicious
+    for load, words in ((Daad.load_from_checkpoint, "Weights only"), (load_model, "is not a Lightning checkpoint")):
+        with pytest.raises((pickle.UnpicklingError, ValueError), match=words):
+            load(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("way", ["fit", "validate", "test", "predict", "export"])
+def test_the_engine_runs_no_code(way, malicious, make_engine, make_datamodule) -> None:
+    path, proof = malicious
+    call = getattr(make_engine(max_epochs=1), way)
+    given = {"export_type": "onnx"} if way == "export" else {"datamodule": make_datamodule()}
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        call(make_model(), ckpt_path=str(path), **given)
+    assert not proof.exists()
+
+
+# Safetensors.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_comes_back_whole(name, make_engine, make_datamodule, tmp_path) -> None:
+    model, datamodule = MODELS[name](), make_datamodule()
+    engine = make_engine(max_epochs=1)
+    engine.fit(model, datamodule=datamodule)
+    model.post_processor.image_sensitivity = 0.7
+    again = load_safetensors(save_safetensors(model, tmp_path / "model.safetensors"))
+    images = torch.rand(3, 3, 48, 40)
+    with torch.no_grad():
+        first, second = model.eval()(images), again(images)
+    assert torch.equal(first.pred_score, second.pred_score)
+    assert torch.equal(first.anomaly_map, second.anomaly_map)
+    assert torch.equal(first.pred_label, second.pred_label)
+    assert again.post_processor.image_sensitivity == 0.7
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors*")) == ["model.safetensors"]
+
+
+def test_an_uncalibrated_model_comes_back_too(saved) -> None:
+    assert load_safetensors(saved).model.score.reconstruction_range.isnan().all()
+
+
+def rewrite(path: Path, tensors=None, **metadata) -> None:
+    """Change a file, as its digest will notice."""
+    with safe_open(str(path), "pt") as file:
+        known = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        old = file.metadata()
+    safetensors.torch.save_file({**known, **(tensors or {})}, path, {**old, **metadata})
+
+
+def resign(path: Path) -> None:
+    """Give a changed file the digest of what it holds now, as whoever knows the format can."""
+    from anomalib_daad.safetensors_model import _digest
+
+    with safe_open(str(path), "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
+    safetensors.torch.save_file(tensors, path, {**metadata, "sha256": _digest(tensors, metadata)})
+
+
+KEY = "model.score.reconstruction_range"
+WEIGHT = "model.autoencoder.encoder.scales.0.0.weight"
+
+
+@pytest.mark.parametrize(
+    "change", [{"tensors": {KEY: torch.tensor([0.0, 9.0])}}, {"post_processor": "{}"}, {"arguments": "{}"}]
+)
+def test_a_changed_file_is_refused(change, saved) -> None:
+    rewrite(saved, **change)
+    with pytest.raises(ValueError, match=r"was changed or damaged after it was saved"):
+        load_safetensors(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "2"}, "its format is 2"),
+        ({"model": "os.system"}, "not a model that this version"),
+        ({"arguments": '{"evil": 1}'}, "arguments that Daad does not know: evil"),
+        ({"arguments": "{}"}, "does not fit its own description"),
+        ({"arguments": '{"num_items": 1000000000000}'}, "does not fit its own description"),
+        ({"arguments": '{"num_items": "many"}'}, "does not describe a model that can be built"),
+        (
+            {"tensors": {WEIGHT: torch.zeros(2)}},
+            r"encoder\.scales\.0\.0\.weight is \(torch.float32, \(2,\)\), expected",
+        ),
+        ({"tensors": {"extra": torch.zeros(2)}}, r"extra is .* expected none"),
+        ({"tensors": {WEIGHT: torch.full((4, 3, 4, 4), torch.nan)}}, "NaN or infinite"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_even_with_a_right_digest(change, words, saved) -> None:
+    rewrite(saved, **change)
+    resign(saved)
+    with pytest.raises(ValueError, match=words):
+        load_safetensors(saved)
+
+
+def test_a_strange_pre_processor_is_refused(tmp_path) -> None:
+    model = make_model(pre_processor=Daad.configure_pre_processor((64, 64)))
+    with pytest.raises(ValueError, match="with its own pre-processor"):
+        save_safetensors(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="Only a Daad or Mnad"):
+        save_safetensors(Padim(pre_trained=False, backbone="resnet18"), tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+# Damage at random.
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Flip, cut, double or overwrite some bytes, more often near the start, where the structure is."""
+    damaged = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        place = int(len(damaged) * chance.random() ** chance.choice([1, 6]))
+        kind = chance.randrange(4)
+        if kind == 0:
+            damaged[place : place + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            del damaged[place : place + chance.randint(1, 64)]
+        elif kind == 2:
+            damaged[place:place] = damaged[place : place + chance.randint(1, 64)]
+        else:
+            damaged[place : place + 8] = chance.choice([b"\xff" * 8, bytes(8), b"\x80" + bytes(7)])
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_file_is_refused_or_whole(seed, saved) -> None:
+    chance, content = random.Random(seed), saved.read_bytes()
+    right = load_safetensors(saved).state_dict()
+    for _ in range(50):
+        saved.write_bytes(mutated(content, chance))
+        try:
+            state = load_safetensors(saved).state_dict()
+        except ValueError:
+            continue
+        assert all(torch.equal(value, right[key]) or value.isnan().any() for key, value in state.items())
