@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .distributed import average, gather
+from .divergence import GameWatch, refuse_diverged
 from .finite_input import refuse_not_finite
 from .image_cache import cache_images
 from .image_check import check_image_files
@@ -76,6 +77,7 @@ class ReconstructionTraining(_Base):
     calibrates_on_good = False
     _validated = False
     _training_scores: list[Scores]
+    _game: GameWatch
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -106,6 +108,7 @@ class ReconstructionTraining(_Base):
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
         self.model.train()
         self._training_scores = []
+        self._game = GameWatch()
 
     def on_train_start(self) -> None:
         """Keep the training images in memory where they fit."""
@@ -142,7 +145,7 @@ class ReconstructionTraining(_Base):
             STEP_OUTPUT: The first loss.
 
         Raises:
-            ValueError: If a pixel is NaN or infinite.
+            ValueError: If a pixel, a loss or a gradient is NaN or infinite.
         """
         del batch_idx
         refuse_not_finite(batch)
@@ -156,6 +159,7 @@ class ReconstructionTraining(_Base):
         self._training_scores.append(Scores(scores.reconstruction.detach(), alignment))
         logged = {"train_rec": terms.reconstruction.mean()}
         if terms.adversarial is not None and terms.alignment is not None:
+            self._game.see(losses[1])
             logged |= {"train_adv": terms.adversarial, "train_ali": terms.alignment.mean(), "train_dis": losses[1]}
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])
         return losses[0].detach()
@@ -190,6 +194,10 @@ class ReconstructionTraining(_Base):
             with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
                 self.manual_backward(loss, inputs=parameters, retain_graph=loss is not losses[-1])
             average([parameter.grad for parameter in parameters])
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        steppers = [] if has_scaler else optimizers
+        gradients = [parameter.grad for optimizer in steppers for parameter in optimizer.param_groups[0]["params"]]
+        refuse_diverged(losses, gradients, self.trainer.global_step)
         for optimizer in optimizers[1:]:
             # Lightning counts every optimizer's step, so that max_steps would end training twice as early.
             optimizer._on_before_step = do_nothing_closure  # noqa: SLF001

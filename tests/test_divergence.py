@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Trainings that go wrong stop with a sentence, or say so and go on."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from conftest import make_model
+from lightning.pytorch.callbacks import Callback
+
+from anomalib_daad import divergence
+from anomalib_daad.divergence import GameWatch, refuse_diverged
+
+
+class Poison(Callback):
+    """Turns what a step computes into NaN."""
+
+    def __init__(self, step: int, what: str) -> None:
+        self.step, self.what, self.before = step, what, None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        del batch, batch_idx
+        if trainer.global_step != self.step:
+            return
+        self.before = copy.deepcopy(dict(pl_module.model.named_parameters()))
+        if self.what == "loss":
+            pl_module.generator_loss.lambda_rec = torch.nan
+        else:
+            next(pl_module.model.autoencoder.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_a_training_that_diverges_keeps_its_weights_and_its_checkpoint(
+    what, adversarial, make_engine, make_datamodule
+) -> None:
+    model, poison = make_model(adversarial=adversarial), Poison(4, what)
+    engine = make_engine(max_epochs=3, callbacks=[poison])
+    with pytest.raises(ValueError, match=r"diverged in step 4: .* the last checkpoint is kept"):
+        engine.fit(model, datamodule=make_datamodule())
+    for name, weight in model.model.named_parameters():
+        assert torch.equal(weight, poison.before[name]), name
+    kept = torch.load(engine.trainer.checkpoint_callback.best_model_path, weights_only=True)
+    assert kept["global_step"] == 3
+    weights = [value for key, value in kept["state_dict"].items() if key.startswith("model.autoencoder.")]
+    assert all(value.isfinite().all() for value in weights)
+
+
+def test_finite_numbers_pass() -> None:
+    refuse_diverged([torch.tensor(1.0), torch.tensor(2.0)], [torch.ones(3), torch.zeros(2)], 0)
+    refuse_diverged([torch.tensor(1.0)], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [(0.001, "apart without doubt"), (30.0, "is wrong without doubt"), (1.4, None)]
+)
+def test_a_lost_game_is_said_once(level, words, caplog) -> None:
+    watch = GameWatch()
+    with caplog.at_level(logging.WARNING, divergence.__name__):
+        for _ in range(3 * divergence.WINDOW):
+            watch.see(torch.tensor(level))
+    assert [words in record.message for record in caplog.records] == ([True] if words else [])
+
+
+def test_a_training_watches_its_game(make_engine, make_datamodule, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(divergence, "WINDOW", 2)
+    monkeypatch.setattr(divergence, "WON", 100.0)
+    with caplog.at_level(logging.WARNING, divergence.__name__):
+        make_engine(max_epochs=1).fit(make_model(), datamodule=make_datamodule())
+    assert sum("apart without doubt" in record.message for record in caplog.records) == 1
