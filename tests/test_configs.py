@@ -37,6 +37,8 @@ def test_no_config_is_forgotten() -> None:
         "daad_plus.yaml",
         "daad_plus_cpu.yaml",
         "daad_plus_small.yaml",
+        "daad_restoration.yaml",
+        "daad_restoration_cpu.yaml",
         "demo.yaml",
         "one_class_mnist.yaml",
     }
@@ -106,3 +108,12 @@ def test_demo_runs(tmp_path) -> None:
     metrics = cli.engine.train(cli.model, datamodule=cli.datamodule)[0]
     assert {"image_AUROC", "pixel_AUROC"} <= metrics.keys()
     assert len(list((tmp_path / "results").rglob("images/test/*/*.png"))) == 70
+
+
+@pytest.mark.parametrize("name", ["daad_restoration.yaml", "daad_restoration_cpu.yaml"])
+def test_restoration_configs(name) -> None:
+    with torch.device("meta"):
+        model = load(name, "--data.num_workers", "0").model
+    assert model.restoration
+    assert model.model.comparison is not None
+    assert model.calibrates_on_good

@@ -132,7 +132,7 @@ def look(model: Daad, image: InspectedImage) -> CloseUp:
     """
     prepared = prepare(model, image)  # (1, 3, H, W)
     rebuilt, reads = model.model.autoencoder.reconstruct(prepared)
-    anomaly_map = model.model.anomaly_map(prepared, rebuilt)[0, 0].cpu().numpy()
+    anomaly_map = model.model(prepared).anomaly_map[0, 0].cpu().numpy()
     seen, reconstruction = _to_picture(prepared), _to_picture(rebuilt)
     return CloseUp(seen, reconstruction, np.abs(seen - reconstruction).mean(axis=-1), anomaly_map, reads)
 
