@@ -674,3 +674,19 @@ def test_a_trial_on_a_full_disk_says_so_and_leaves_no_half_checkpoint(tmp_path, 
             trial.main()
         assert (tmp_path / "error.txt").read_text().startswith(reason)
         assert not (tmp_path / "engine").exists()
+
+
+def test_a_model_without_weights_is_one_trial_whatever_the_others_start_from(data_root, tmp_path, monkeypatch) -> None:
+    started = []
+
+    def note(made: trial.Trial, folder: Path) -> str:
+        started.append((made.contestant.name, folder.name))
+        return "not run"
+
+    monkeypatch.setattr(compare_models, "_run", note)
+    for arguments in ({}, {"pretrained": False, "backbone": "resnet18"}):
+        with pytest.raises(ValueError, match="not run"):
+            compare(data_root, ["Draem"], image_size=32, output=tmp_path, **arguments)
+    folders = [folder for name, folder in started if name == "Draem"]
+    assert len(folders) == 2
+    assert len(set(folders)) == 1

@@ -81,7 +81,10 @@ def compare(
     found = find_data(data, categories, validation)
     weights = None if backbone_weights is None else str(backbone_weights.resolve())
     trials = [
-        Trial(contestant, it, image_size, steps, batch_size, seed, device, pretrained, backbone, weights)
+        # What needs no weights is the same trial with any.
+        Trial(contestant, it, image_size, steps, batch_size, seed, device, True, None, None)
+        if contestant.needs_no_weights
+        else Trial(contestant, it, image_size, steps, batch_size, seed, device, pretrained, backbone, weights)
         for it in found
         for contestant in contestants
     ]

@@ -125,7 +125,7 @@ class Contestant:
             arguments["backbone"] = backbone
         if "pre_trained" in known and (backbone_weights is not None or not pretrained):
             arguments["pre_trained"] = False
-        if not pretrained and not self.takes_backbone and self.class_path not in _FROM_SCRATCH:
+        if not pretrained and not self.takes_backbone and not self.needs_no_weights:
             msg = f"{self.name} is built on pretrained weights; leave it out, or drop --no-pretrained."
             raise ValueError(msg)
         if unknown := [name for name in arguments if name not in known]:
@@ -151,6 +151,11 @@ class Contestant:
         """
         if self.takes_backbone:
             return not (pretrained and self.arguments.get("pre_trained", True))
+        return self.needs_no_weights
+
+    @property
+    def needs_no_weights(self) -> bool:
+        """Whether there are no weights from elsewhere that the model could start from."""
         return self.class_path in _FROM_SCRATCH
 
     @property
