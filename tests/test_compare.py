@@ -686,7 +686,7 @@ def test_a_model_without_weights_is_one_trial_whatever_the_others_start_from(dat
     monkeypatch.setattr(compare_models, "_run", note)
     for arguments in ({}, {"pretrained": False, "backbone": "resnet18"}):
         with pytest.raises(ValueError, match="not run"):
-            compare(data_root, ["Draem"], image_size=32, output=tmp_path, **arguments)
-    folders = [folder for name, folder in started if name == "Draem"]
+            compare(data_root, ["Ganomaly"], image_size=32, output=tmp_path, **arguments)
+    folders = [folder for name, folder in started if name == "Ganomaly"]
     assert len(folders) == 2
     assert len(set(folders)) == 1
