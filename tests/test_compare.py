@@ -219,6 +219,21 @@ def test_few_images_do_not_make_two_models_equal() -> None:
     assert "9 test images are too few to be sure that it is better than fast" in " ".join(advice.sentences)
 
 
+@pytest.mark.parametrize("is_second_better", [True, False])
+def test_a_mean_does_not_hide_that_a_model_fails_somewhere(is_second_better) -> None:
+    labels, scores = scored(90, 0, apart=4)
+    good, bad = make_finding("best", labels, scores), make_finding("best", labels, -scores)
+    bad = replace(bad, trial=replace(bad.trial, data=replace(bad.trial.data, name="screw")))
+    weaker = scored(90, 0, apart=1.0)[1]
+    other = make_finding("other", labels, weaker if is_second_better else -scores)
+    findings = {"best": [good] * 19 + [bad], "other": [make_finding("other", labels, weaker)] * 19 + [other]}
+    told = " ".join(advise(findings, {}).sentences)
+    assert "Pick best" in told
+    assert "But on screw it does not tell good from defective" in told
+    assert ("or everywhere, take other" in told) == is_second_better
+    assert ("no model here is of use there" in told) != is_second_better
+
+
 def test_without_defective_images_nothing_is_advised() -> None:
     finding = make_finding("one", np.zeros(9, bool), np.arange(9.0))
     advice = advise({"one": [finding]}, {"one": {"torch_ms": 1.0}})

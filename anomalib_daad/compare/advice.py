@@ -13,6 +13,7 @@ from .finding import Finding
 from .measures import auroc, on_resample, resample
 
 MARGIN = 0.02  # of the image AUROC: less is no reason to take the slower model
+CHANCE = 0.6  # image AUROC below which a model is of no use, whatever its mean is
 
 
 class Advice(NamedTuple):
@@ -68,6 +69,13 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
     elif len(known) > 1:
         second = max((name for name in known if name != best), key=lambda name: known[name])
         sentences.append(f"The next best, {second}, has {known[second]:.3f}.")
+    useless = [it.trial.data.name for it in findings[choice] if (it.measures["auroc"] or 0) < CHANCE]
+    if useless:
+        elsewhere = [name for name in known if all((it.measures["auroc"] or 0) >= CHANCE for it in findings[name])]
+        instead = (
+            f"there, or everywhere, take {' or '.join(elsewhere)}" if elsewhere else "no model here is of use there"
+        )
+        sentences.append(f"But on {' and '.join(useless)} it does not tell good from defective: {instead}.")
     if unsure:
         sentences.append(f"{tested} test images are too few to be sure that it is better than {' and '.join(unsure)}.")
     sentences.append("Each model was trained once, with one seed.")

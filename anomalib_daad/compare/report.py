@@ -219,7 +219,7 @@ def _number(finding: Finding, name: str) -> str:
         return "not measured"
     if bounds is None or bounds[0] == bounds[1]:  # a bootstrap of scores without an error knows no other
         return f"{value:.3f}"
-    return f"{value:.3f} ({bounds[0]:.2f} to {bounds[1]:.2f})"
+    return f"{value:.3f} ({bounds[0]:.3f} to {bounds[1]:.3f})"
 
 
 def _accuracy_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
