@@ -25,8 +25,9 @@ figcaption { margin-top: 0.5rem; color: #333; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #333; padding-bottom: 0.5rem; }
-th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap; }
-th:first-child { text-align: left; }
+th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ccc; }
+td { min-width: 5rem; }
+th:first-child { min-width: 6.5rem; text-align: left; overflow-wrap: normal; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.5rem;
   margin: 0.5rem 0 1.5rem; }
 .tiles figcaption { font-size: 0.8rem; line-height: 1.3; margin-top: 0.25rem; }

@@ -113,7 +113,7 @@ def write_report(
             blocks += _data_blocks(name, of_data, [models[finding.folder] for finding in of_data], output)
     blocks.append(html_page.section("How it was measured", html_page.facts(conditions)))
     page = output / "index.html"
-    html_page.write_page(page, f"{' and '.join(by_data)}: {', '.join(dict.fromkeys(counts))}", blocks)
+    html_page.write_page(page, f"{', '.join(by_data)}: {', '.join(dict.fromkeys(counts))}", blocks)
     return page
 
 
