@@ -6,6 +6,7 @@ import pickle
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +15,11 @@ from conftest import make_model
 from safetensors import safe_open
 
 from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
+from anomalib_daad.compare.contestant import Contestant
+from anomalib_daad.compare.data import ComparedData
+from anomalib_daad.compare.finding import Finding
+from anomalib_daad.compare.report import load
+from anomalib_daad.compare.trial import Trial
 from anomalib_daad.inspection.checkpoint import load_model
 
 RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
@@ -59,11 +65,24 @@ def malicious(tmp_path) -> tuple[Path, Path]:
     return path, proof
 
 
+def test_commands_run_no_code_even_where_the_environment_allows_it(malicious, monkeypatch) -> None:
+    path, proof = malicious
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(ValueError, match="is not a Lightning checkpoint"):
+        load_model(path)
+    contestant = Contestant("Daad", "Daad")
+    made = Trial(contestant, ComparedData("part", "MVTecAD", {}), 32, 1, 1, 0, "cpu", True, None, None)
+    finding = Finding(made, path.parent, [], np.empty(0), np.empty(0), {}, {}, {})
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        load(finding)
+    assert not proof.exists()
+
+
 def test_loading_a_checkpoint_runs_no_code(malicious) -> None:
     path, proof = malicious
-    for load, words in ((Daad.load_from_checkpoint, "Weights only"), (load_model, "is not a Lightning checkpoint")):
+    for read, words in ((Daad.load_from_checkpoint, "Weights only"), (load_model, "is not a Lightning checkpoint")):
         with pytest.raises((pickle.UnpicklingError, ValueError), match=words):
-            load(path)
+            read(path)
     assert not proof.exists()
 
 

@@ -135,7 +135,7 @@ def load(finding: Finding) -> AnomalibModule:
         else {"pre_processor": model_class.configure_pre_processor((trial.image_size, trial.image_size))}
     )
     path = finding.folder / "model.ckpt"
-    return model_class.load_from_checkpoint(path, map_location=torch.device("cpu"), **sized).eval()
+    return model_class.load_from_checkpoint(path, map_location=torch.device("cpu"), weights_only=True, **sized).eval()
 
 
 def _costs(
