@@ -32,7 +32,7 @@ th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1
   overflow-wrap: break-word; }
 td { min-width: 5rem; }
 th:first-child { min-width: 6.5rem; text-align: left; overflow-wrap: normal; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.5rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.25rem, 1fr)); gap: 0.5rem;
   margin: 0.5rem 0 1.5rem; }
 .tiles figcaption { font-size: 0.8rem; line-height: 1.3; margin-top: 0.25rem; }
 .summary { border-left: 0.3rem solid #0072B2; padding-left: 1rem; font-size: 1.1rem; }
@@ -129,6 +129,18 @@ def picture_section(picture: tuple[Picture, Path] | Omission) -> str:
     return section(drawn.heading, f"<figure>\n{shown}\n<figcaption>{escape(drawn.caption)}</figcaption>\n</figure>")
 
 
+def breakable(text: str) -> str:
+    """Let long names break after underscores.
+
+    Args:
+        text (str): Text.
+
+    Returns:
+        str: HTML.
+    """
+    return escape(text).replace("_", "_<wbr>")
+
+
 def image(content: bytes, kind: str, alt: str) -> str:
     """Put an image inside the page.
 
@@ -154,9 +166,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
     Returns:
         str: HTML.
     """
-    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in header)
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in header)
     body = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{breakable(cell)}</td>" for cell in cells)}</tr>'
         for name, *cells in rows
     )
     return (

@@ -80,7 +80,10 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
         )
         sentences.append(f"But on {' and '.join(useless)} it does not tell good from defective: {instead}.")
     if unsure:
-        sentences.append(f"{tested} test images are too few to be sure that it is better than {' and '.join(unsure)}.")
+        sure_of = "it" if choice == best else best
+        sentences.append(
+            f"{tested} test images are too few to be sure that {sure_of} is better than {' and '.join(unsure)}."
+        )
     if (count := min(min((~it.labels).sum(), it.labels.sum()) for it in findings[choice])) < FEW:
         sentences.append(f"With {count} test images of a kind all this is a first hint: more of them may change it.")
     sentences.append("Each model was trained once, with one seed.")

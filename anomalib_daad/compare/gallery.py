@@ -3,7 +3,6 @@
 """The most telling test images: the worst misses and the worst false alarms of each model, beside all heat maps."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -201,4 +200,4 @@ def _tile(picture: np.ndarray, caption: str, alt: str) -> str:
     small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA).clip(0, 255).astype(np.uint8)
     encoded = cv2.imencode(".jpg", small[..., ::-1] if small.ndim == 3 else small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     shown = html_page.image(encoded.tobytes(), "jpeg", alt)
-    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{shown}<figcaption>{html_page.breakable(caption)}</figcaption></figure>"
