@@ -3,7 +3,7 @@
 """Every image fault by every way in: ``python docs/benchmarks/faults/images.py OUTPUT.csv``.
 
 A small DAAD+ is trained on drawn parts and exported once. Each file is then used in training, in the prediction of a
-folder beside two good images, and by each inferencer, given the path and given what the package's own reader makes of it.
+folder beside two good images, and by each inferencer, given the path or what the package's own reader makes of it.
 """
 
 import csv
