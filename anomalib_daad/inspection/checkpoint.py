@@ -27,7 +27,7 @@ def load_model(path: Path) -> Daad:
         raise ValueError(msg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Daad.load_from_checkpoint(path, map_location=device, weights_only=True).eval()  # type: ignore[return-value]
+        return Daad.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
     except ValueError as error:
         msg = f"{path}: {' '.join(str(error).split())}"
         raise ValueError(msg) from error
