@@ -117,6 +117,8 @@ def refuse_damaged(path: Any) -> Iterator[None]:
         raise
     except UNREADABLE as error:
         reason = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
+            reason = "it holds something else than weights"
         msg = f"{path} is damaged, or is not a Lightning checkpoint ({reason}): {advice}"
         raise ValueError(msg) from error
 

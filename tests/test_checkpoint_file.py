@@ -112,7 +112,7 @@ DAMAGE = {
     "one bit": (flip_a_weight, "the checksum of .* is wrong"),
     "cut off": (cut, "failed finding central directory"),
     "empty": (lambda path: path.write_bytes(b""), "EOFError"),
-    "text": (lambda path: path.write_text("weights"), "Weights only load failed"),
+    "text": (lambda path: path.write_text("weights"), "it holds something else than weights"),
     "a dictionary": (lambda path: torch.save({"weight": torch.ones(2)}, path), "KeyError: 'state_dict'"),
 }
 
