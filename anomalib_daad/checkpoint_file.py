@@ -57,9 +57,9 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             _remove(draft)
             is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             reason = "there is no space left on the disk" if is_full else error.strerror
-            kept = f"the last one is whole: go on from there with --ckpt_path {path}" if path.exists() else "nothing is"
-            msg = f"The checkpoint {path} cannot be written, {reason}; {kept}."
-            raise OSError(error.errno, msg) from error
+            kept = f"go on from the last one with --ckpt_path {path}" if path.exists() else "there is none before it"
+            msg = f"The checkpoint {path} cannot be written: {reason}; {kept}."
+            raise OSError(msg) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint; weights alone also where the environment would allow code.
@@ -77,7 +77,10 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
         """
         with refuse_damaged(path):
             checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
-            _ = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
+            is_whole = "pytorch-lightning_version" in checkpoint
+            if not is_whole or not all(isinstance(it, torch.Tensor) for it in checkpoint["state_dict"].values()):
+                msg = "a weight or the version of Lightning is missing"
+                raise KeyError(msg)
             return checkpoint
 
 
@@ -133,6 +136,7 @@ UNREADABLE = (
     OverflowError,
     RuntimeError,
     TypeError,
+    UnicodeDecodeError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )

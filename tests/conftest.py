@@ -3,6 +3,7 @@
 """Small data and models that the tests share."""
 
 import os
+import random
 from pathlib import Path
 
 import cv2
@@ -80,6 +81,23 @@ def make_engine(tmp_path):
 def make_model(**arguments) -> Daad:
     """A model of 32x32 pixels."""
     return Daad(**{**SMALL, **arguments})
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Flip, cut, double or overwrite some bytes, more often near the start, where the structure is."""
+    damaged = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        place = int(len(damaged) * chance.random() ** chance.choice([1, 6]))
+        kind = chance.randrange(4)
+        if kind == 0:
+            damaged[place : place + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            del damaged[place : place + chance.randint(1, 64)]
+        elif kind == 2:
+            damaged[place:place] = damaged[place : place + chance.randint(1, 64)]
+        else:
+            damaged[place : place + 8] = chance.choice([b"\xff" * 8, bytes(8), b"\x80" + bytes(7)])
+    return bytes(damaged)
 
 
 @pytest.fixture(scope="session")

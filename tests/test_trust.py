@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from anomalib.models import Padim
-from conftest import make_model
+from conftest import make_model, mutated
 from safetensors import safe_open
 
 from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
@@ -187,23 +187,6 @@ def test_a_strange_pre_processor_is_refused(tmp_path) -> None:
 
 
 # Damage at random.
-
-
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """Flip, cut, double or overwrite some bytes, more often near the start, where the structure is."""
-    damaged = bytearray(content)
-    for _ in range(chance.randint(1, 8)):
-        place = int(len(damaged) * chance.random() ** chance.choice([1, 6]))
-        kind = chance.randrange(4)
-        if kind == 0:
-            damaged[place : place + 1] = bytes([chance.randrange(256)])
-        elif kind == 1:
-            del damaged[place : place + chance.randint(1, 64)]
-        elif kind == 2:
-            damaged[place:place] = damaged[place : place + chance.randint(1, 64)]
-        else:
-            damaged[place : place + 8] = chance.choice([b"\xff" * 8, bytes(8), b"\x80" + bytes(7)])
-    return bytes(damaged)
 
 
 @pytest.mark.parametrize("seed", range(4))
