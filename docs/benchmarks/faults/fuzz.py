@@ -8,6 +8,7 @@ proof appear ran code; one that kills its process crashed it.
 
 import argparse
 import csv
+import faulthandler
 import json
 import logging
 import multiprocessing
@@ -185,6 +186,7 @@ def child(read: Callable[[], dict[str, torch.Tensor]], right: dict[str, torch.Te
     """Read a file and tell what happened."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    faulthandler.dump_traceback_later(SECONDS - 2)
     try:
         state = read()
         same = state.keys() == right.keys() and all(torch.equal(state[key], right[key]) for key in right)
@@ -195,7 +197,16 @@ def child(read: Callable[[], dict[str, torch.Tensor]], right: dict[str, torch.Te
 
 
 def attempt(read: Callable[[], Any], right: dict[str, torch.Tensor], proof: Path) -> tuple[str, str, str]:
-    """Outcome, kind of error and sentence of one file."""
+    """Outcome, kind of error and sentence of one file; what hung is tried again, for a fork may hang by itself."""
+    said = once(read, right, proof)
+    if said[0] != "hung":
+        return said
+    again = once(read, right, proof)
+    return again if again[0] != "hung" else said
+
+
+def once(read: Callable[[], Any], right: dict[str, torch.Tensor], proof: Path) -> tuple[str, str, str]:
+    """Read a file in a process of its own."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=child, args=(read, right, theirs))
     process.start()
