@@ -19,9 +19,18 @@ from pathlib import Path
 import torch
 from kill import draw
 
-MODEL = "--model Daad --model.image_size [32,32] --model.division_rates [2,2,1] --model.base_channels 4 --model.num_items 10"
+MODEL = "--model Daad --model.image_size [32,32] --model.division_rates [2,2,1] --model.base_channels 4"
 DATA = "--data MVTecAD --data.root data --data.category part --data.num_workers 0 --data.train_batch_size 4"
-ARGUMENTS = [*MODEL.split(), *DATA.split(), "--model.seed", "0", "--trainer.accelerator", "cpu"]
+ARGUMENTS = [
+    *MODEL.split(),
+    *DATA.split(),
+    "--model.num_items",
+    "10",
+    "--model.seed",
+    "0",
+    "--trainer.accelerator",
+    "cpu",
+]
 COMMANDS = {"anomalib": ["anomalib"], "python -m anomalib_daad": [sys.executable, "-m", "anomalib_daad"]}
 
 
@@ -64,7 +73,7 @@ def kept(results: Path) -> str:
 
 def cases(name: str, command: list[str], folder: Path) -> Iterator[tuple[str, int, str, str]]:
     """Fault, exit status, sentence, and what was left."""
-    results = folder / f"results {name}"
+    results = folder / f"results_by_{name}"
     with disk(results, "20m"):
         subprocess.run(["mount", "-o", "remount,ro", str(results)], check=True)
         yield "read-only results folder", *run(command, "train", results), kept(results)
@@ -72,20 +81,20 @@ def cases(name: str, command: list[str], folder: Path) -> Iterator[tuple[str, in
         yield "disk full at the second checkpoint", *run(command, "train", results), kept(results)
     with disk(results, "300k"):
         yield "disk full at the first checkpoint", *run(command, "train", results), kept(results)
-    results = folder / f"whole {name}"
+    results = folder / f"whole_by_{name}"
     yield "none", *run(command, "train", results), kept(results)
     (checkpoint,) = {path.resolve() for path in results.rglob("*.ckpt")}
-    diverged = folder / f"diverged {name}"
+    diverged = folder / f"diverged_by_{name}"
     more = ["--ckpt_path", str(checkpoint), "--model.lambda_rec", "1.0e+38"]
     yield "loss not finite", *run(command, "fit", diverged, *more, epochs=5), kept(diverged) + ", " + kept(results)
-    damaged = folder / f"damaged {name}.ckpt"
+    damaged = folder / f"damaged_by_{name}.ckpt"
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 64
     damaged.write_bytes(content)
     for action in ("fit", "test"):
         status = run(command, action, folder / "other", "--ckpt_path", str(damaged), epochs=5)
         yield f"damaged checkpoint, {action}", *status, ""
-    both = folder / f"both {name}"
+    both = folder / f"both_by_{name}"
     line = [*command, "train", *ARGUMENTS, "--trainer.max_epochs", "3", "--default_root_dir", str(both)]
     started = [subprocess.Popen(line, cwd=folder, stdout=-3, stderr=-3) for _ in range(2)]
     yield "two runs in one results folder", max(process.wait() for process in started), "", kept(both)
@@ -99,7 +108,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     draw(folder / "data")
     for name, command in COMMANDS.items():
-        for fault, status, sentence, left in cases(name, command, folder):
+        for fault, status, sentence, left in cases(name.split()[0], command, folder):
             rows.append((fault, name, 1, status, sentence.replace(f"{folder}/", ""), left))
             print(rows[-1], flush=True)
     shutil.rmtree(folder)
