@@ -18,7 +18,8 @@ from anomalib_daad import Daad
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that use inference runtimes last: forking data loader workers beside them may crash."""
-    items.sort(key=lambda item: item.path.name in {"test_export.py", "test_properties.py", "test_speed.py"})
+    last = {"test_export.py", "test_image_reading.py", "test_properties.py", "test_speed.py"}
+    items.sort(key=lambda item: item.path.name in last)
 
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
