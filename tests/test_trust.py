@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from anomalib.models import Padim
 from conftest import make_model, mutated
+from packaging.requirements import Requirement
 from safetensors import safe_open
 
 from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
@@ -200,3 +201,17 @@ def test_a_damaged_file_is_refused_or_whole(seed, saved) -> None:
         except ValueError:
             continue
         assert all(torch.equal(value, right[key]) or value.isnan().any() for key, value in state.items())
+
+
+# Dependencies.
+
+
+def test_known_bad_releases_are_excluded() -> None:
+    """Lightning that stole credentials, PyTorch that ran code, Pillow that wrote out of bounds."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    ranges = {it.name: it.specifier for it in map(Requirement, project["dependencies"])}
+    cases = (("lightning", "2.6.2 2.6.3", "2.6.6"), ("torch", "2.5.1", "2.14.1"), ("pillow", "12.2", "13.0"))
+    for name, bad, good in cases:
+        assert not any(ranges[name].contains(release) for release in bad.split())
+        assert ranges[name].contains(good)
