@@ -8,6 +8,7 @@ Example:
 """
 
 from .demo_data import DemoTextures
+from .image_reading import read_image
 from .lightning_model import Daad
 from .mnad import Mnad
 from .one_class import OneClassCIFAR10, OneClassMNIST
@@ -16,4 +17,13 @@ from .safetensors_model import load_safetensors, save_safetensors
 
 register(Daad, Mnad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
 
-__all__ = ["Daad", "DemoTextures", "Mnad", "OneClassCIFAR10", "OneClassMNIST", "load_safetensors", "save_safetensors"]
+__all__ = [
+    "Daad",
+    "DemoTextures",
+    "Mnad",
+    "OneClassCIFAR10",
+    "OneClassMNIST",
+    "load_safetensors",
+    "read_image",
+    "save_safetensors",
+]

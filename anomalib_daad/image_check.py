@@ -3,9 +3,9 @@
 """Image files that anomalib would read wrongly, or not at all, are named before the first of them is needed.
 
 anomalib opens files with Pillow and converts them to 8-bit RGB. Gray images of more than 8 bits are clipped at 255 in
-that, so that a 16-bit camera's are all white; a truncated file ends a run in the middle with an error that does not
-name it. Training, validation and test refuse such files; a prediction leaves them out and says so, because one bad
-file must not cost the results of the others.
+that, so that a 16-bit camera's are all white; 16-bit colours in separate planes come out garbled; a truncated file ends
+a run in the middle with an error that does not name it. Training, validation and test refuse such files; a prediction
+leaves them out and says so, because one bad file must not cost the results of the others.
 
 Orientation tags (EXIF) are followed nowhere, neither by anomalib nor by its inferencers: all see the stored pixels.
 
@@ -31,6 +31,8 @@ from .in_memory_dataset import InMemoryDataset
 
 logger = logging.getLogger(__name__)
 
+BITS, PLANES, SEPARATE = 258, 284, 2  # of TIFF: BitsPerSample, PlanarConfiguration and one of its values
+
 
 def reading_fault(path: str | Path) -> str | None:
     """Why a file cannot be read as an 8-bit RGB image.
@@ -43,13 +45,40 @@ def reading_fault(path: str | Path) -> str | None:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
+            if is_deep_gray(image):
                 return f"Pillow's mode {image.mode}, more than 8 bits a pixel, would be read as white"
+            if is_garbled(image):
+                return "16-bit colours in separate planes, which Pillow garbles"
             image.draft("RGB", (1, 1))  # a JPEG is read to its end, but decoded small
             image.convert("RGB")
     except Exception as error:  # what Pillow raises on a bad file is not one family
         return first_line(error)
     return None
+
+
+def is_deep_gray(image: Image.Image) -> bool:
+    """Whether an image is gray with more than 8 bits a pixel, which a conversion to RGB clips to white.
+
+    Args:
+        image (Image.Image): Opened image.
+
+    Returns:
+        bool: True for Pillow's modes of 16 and 32 bits and of floats.
+    """
+    return image.mode.startswith(("I", "F"))
+
+
+def is_garbled(image: Image.Image) -> bool:
+    """Whether an image has 16-bit colours in separate planes, which Pillow takes for 8-bit ones.
+
+    Args:
+        image (Image.Image): Opened image.
+
+    Returns:
+        bool: True for such a TIFF.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    return tags.get(PLANES) == SEPARATE and max(tags.get(BITS, (8,))) > 8
 
 
 def check_image_files(trainer: Trainer) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from .checkpoint_file import WholeCheckpointIO, write_whole_checkpoints
 from .distributed import average, gather
 from .divergence import GameWatch, refuse_diverged
 from .finite_input import refuse_not_finite
@@ -95,6 +96,8 @@ class ReconstructionTraining(_Base):
     def setup(self, stage: str) -> None:
         """Refuse image files that cannot be read, or leave them out of a prediction, before any loader opens one.
 
+        Checkpoints are whole or not at all from here on.
+
         Args:
             stage (str): Not used.
 
@@ -102,7 +105,27 @@ class ReconstructionTraining(_Base):
             ValueError: If files cannot be read; in a prediction, if none can.
         """
         del stage
+        write_whole_checkpoints(self.trainer)
         check_image_files(self.trainer)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model from a checkpoint that is whole.
+
+        Args:
+            checkpoint_path (Any): Checkpoint.
+            args: As anomalib's.
+            kwargs: As anomalib's.
+
+        Returns:
+            Any: The model.
+
+        Raises:
+            ValueError: If the file is damaged, is no checkpoint, or is one of another model.
+        """
+        if isinstance(checkpoint_path, str | Path) and kwargs.get("weights_only", True):
+            WholeCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_fit_start(self) -> None:
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""

@@ -3,6 +3,7 @@
 """Small data and models that the tests share."""
 
 import os
+import random
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,8 @@ from anomalib_daad import Daad
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that use inference runtimes last: forking data loader workers beside them may crash."""
-    items.sort(key=lambda item: item.path.name in {"test_export.py", "test_properties.py", "test_speed.py"})
+    last = {"test_export.py", "test_image_reading.py", "test_properties.py", "test_speed.py"}
+    items.sort(key=lambda item: item.path.name in last)
 
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
@@ -80,6 +82,23 @@ def make_engine(tmp_path):
 def make_model(**arguments) -> Daad:
     """A model of 32x32 pixels."""
     return Daad(**{**SMALL, **arguments})
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Flip, cut, double or overwrite some bytes, more often near the start, where the structure is."""
+    damaged = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        place = int(len(damaged) * chance.random() ** chance.choice([1, 6]))
+        kind = chance.randrange(4)
+        if kind == 0:
+            damaged[place : place + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            del damaged[place : place + chance.randint(1, 64)]
+        elif kind == 2:
+            damaged[place:place] = damaged[place : place + chance.randint(1, 64)]
+        else:
+            damaged[place : place + 8] = chance.choice([b"\xff" * 8, bytes(8), b"\x80" + bytes(7)])
+    return bytes(damaged)
 
 
 @pytest.fixture(scope="session")

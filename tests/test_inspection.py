@@ -415,10 +415,10 @@ def other_checkpoints(folder: Path) -> dict[str, Path]:
     ("name", "words"),
     [
         ("missing", "There is no checkpoint"),
-        ("text", "not a Lightning checkpoint of a Daad model"),
-        ("empty", "not a Lightning checkpoint of a Daad model"),
-        ("weights", "not a Lightning checkpoint of a Daad model"),
-        ("list", "not a Lightning checkpoint of a Daad model"),
+        ("text", "not a Lightning checkpoint"),
+        ("empty", "not a Lightning checkpoint"),
+        ("weights", "not a Lightning checkpoint"),
+        ("list", "not a Lightning checkpoint"),
         ("padim", "another kind of model"),
     ],
 )

@@ -27,9 +27,10 @@ def load_model(path: Path) -> Daad:
         raise ValueError(msg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Daad.load_from_checkpoint(path, map_location=device, weights_only=True).eval()  # type: ignore[return-value]
+        return Daad.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
     except ValueError as error:
-        msg = f"{path}: {' '.join(str(error).split())}"
+        reason = " ".join(str(error).split())
+        msg = reason if str(path) in reason else f"{path}: {reason}"
         raise ValueError(msg) from error
     except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         msg = f"{path} is not a Lightning checkpoint of a Daad model: give the file that its training wrote."

@@ -3,6 +3,8 @@
 """An inspection service under load: one process, threads, images of mixed sizes; memory, cross-talk, throughput.
 
 python docs/benchmarks/faults/load.py docs/benchmarks/faults/load.csv
+
+"OpenVINO, queue" is its ``AsyncInferQueue`` of four requests, fed by one thread.
 """
 
 import argparse
@@ -10,7 +12,7 @@ import csv
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,33 +32,44 @@ def memory_mb() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def serve(score: Callable[[np.ndarray], float], images: list[np.ndarray], count: int) -> dict[str, float | int]:
-    """Score images in threads, and compare with what each scored alone.
+def in_threads(score: Callable[[np.ndarray], float], images: Iterable[np.ndarray]) -> Iterator[float]:
+    """Score images in threads, in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(score, images)
+
+
+def serve(name: str, found: Iterator[float], places: list[int], alone: list[float]) -> dict[str, float | int | str]:
+    """Draw scores, and compare each with what its image scored alone.
 
     Args:
-        score (Callable[[np.ndarray], float]): Scores an image of shape ``(3, H, W)``.
-        images (list[np.ndarray]): Images, taken in turn.
-        count (int): Images to score.
+        name (str): Runtime.
+        found (Iterator[float]): Scores.
+        places (list[int]): The image that each is of.
+        alone (list[float]): What each image scored alone.
 
     Returns:
-        dict[str, float | int]: Largest difference of a score, images a second, memory after a tenth and at the end.
+        dict[str, float | int | str]: Largest difference of a score, images a second, and memory after a tenth, at the
+            most after that, and at the end.
     """
-    alone = [score(image) for image in images]
-    places = [index % len(images) for index in range(count)]
     differences: list[float] = []
+    memory: list[float] = []
+    every = len(places) // 100
     start = time.perf_counter()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for place, found in zip(places, pool.map(lambda place: score(images[place]), places), strict=True):
-            differences.append(abs(found - alone[place]))
-            if len(differences) == count // 10:
-                warm = memory_mb()
+    for place, score in zip(places, found, strict=True):
+        differences.append(abs(score - alone[place]))
+        if len(differences) % every == 0 and len(differences) >= len(places) // 10:
+            memory.append(memory_mb())
     seconds = time.perf_counter() - start
     return {
-        "images": count,
+        "runtime": name,
+        "at_once": THREADS,
+        "images": len(places),
+        "sizes": len(SIZES),
         "largest_difference": max(differences),
-        "images_per_second": round(count / seconds, 1),
-        "warm_mb": round(warm, 1),
-        "end_mb": round(memory_mb(), 1),
+        "images_per_second": round(len(places) / seconds, 1),
+        "warm_mb": round(memory[0], 1),
+        "most_mb": round(max(memory), 1),
+        "end_mb": round(memory[-1], 1),
     }
 
 
@@ -85,10 +98,24 @@ def main() -> None:
             own.request = compiled.create_infer_request()
         return float(own.request.infer([image[None]])["pred_score"].item())
 
-    rows = [
-        {"runtime": name, "threads": THREADS, **serve(score, images, arguments.count)}
-        for name, score in (("PyTorch", in_torch), ("OpenVINO", in_openvino))
-    ]
+    def in_queue(places: list[int]) -> Iterator[float]:
+        queue, scores, step = openvino.AsyncInferQueue(compiled, THREADS), {}, 100
+        queue.set_callback(
+            lambda request, index: scores.__setitem__(index, float(request.get_tensor("pred_score").data.item()))
+        )
+        for start in range(0, len(places), step):
+            for index in range(start, min(start + step, len(places))):
+                queue.start_async([images[places[index]][None]], index)
+            queue.wait_all()
+            yield from (scores.pop(index) for index in sorted(scores))
+
+    random_order = random.integers(0, len(images), arguments.count).tolist()
+    served = [images[place] for place in random_order]
+    rows = []
+    for name, score in (("PyTorch", in_torch), ("OpenVINO", in_openvino)):
+        alone = [score(image) for image in images]
+        rows.append(serve(name, in_threads(score, served), random_order, alone))
+    rows.append(serve("OpenVINO, queue", in_queue(random_order), random_order, alone))
     with arguments.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
