@@ -171,7 +171,9 @@ class DaadModel(nn.Module):
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         scores, anomaly_map = self._compare(images, self.autoencoder(images))
-        return flag_not_finite(images, self.score(*scores), anomaly_map)
+        # Where two maps are fused, the strongest point that both agree on counts.
+        score = self.score(*scores) if self.comparison is None else maximum(anomaly_map)
+        return flag_not_finite(images, score, anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
