@@ -22,10 +22,14 @@ dd { margin: 0; }
 figure { margin: 0; }
 img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: 0.5rem; color: #333; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background: /* a shadow where there is more to scroll to */
+    linear-gradient(to right, #fff 1rem, #fff0 3rem) local, linear-gradient(to left, #fff 1rem, #fff0 3rem) local,
+    linear-gradient(to right, #0004, #0000) 0 / 0.75rem 100% no-repeat,
+    linear-gradient(to left, #0004, #0000) 100% / 0.75rem 100% no-repeat; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #333; padding-bottom: 0.5rem; }
-th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ccc; }
+th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ccc;
+  overflow-wrap: break-word; }
 td { min-width: 5rem; }
 th:first-child { min-width: 6.5rem; text-align: left; overflow-wrap: normal; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.5rem;
@@ -33,14 +37,21 @@ th:first-child { min-width: 6.5rem; text-align: left; overflow-wrap: normal; }
 .tiles figcaption { font-size: 0.8rem; line-height: 1.3; margin-top: 0.25rem; }
 .summary { border-left: 0.3rem solid #0072B2; padding-left: 1rem; font-size: 1.1rem; }
 @media print {
-  body { max-width: none; }
-  .wide { overflow: visible; }
-  th, td { white-space: normal; }
-  figure, tr { break-inside: avoid; }
+  body { max-width: none; padding: 0; font-size: 0.9rem; }
+  .wide { overflow: visible; background: none; }
+  h2, caption, thead, section > p { break-after: avoid; }
+  figure, tr, table, .tiles, dl { break-inside: avoid; }
+  section > figure { max-width: 26rem; }
+  figcaption { break-before: avoid; }
+  * { print-color-adjust: exact; }
 }
 @media (max-width: 30rem) {
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 0.5rem; }
+  table { font-size: 0.8rem; }
+  th, td { padding-right: 0.5rem; }
+  td { min-width: 4rem; }
+  th:first-child { min-width: 5rem; }
 }
 """
 
@@ -143,7 +154,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
     Returns:
         str: HTML.
     """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in header)
     body = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
         for name, *cells in rows

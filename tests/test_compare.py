@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,10 @@ import torch
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from browser import open_in_browser
 from conftest import draw_part
-from sklearn.metrics import f1_score, roc_auc_score
+from matplotlib.text import Text
+from scipy.stats import bootstrap
+from sklearn.metrics import f1_score, roc_auc_score, roc_curve
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_daad.command_line import plain_options
 from anomalib_daad.compare import compare_models, report, trial
@@ -38,7 +42,7 @@ from anomalib_daad.compare.compare_models import compare
 from anomalib_daad.compare.contestant import Contestant
 from anomalib_daad.compare.data import ComparedData, find_data
 from anomalib_daad.compare.finding import Finding
-from anomalib_daad.compare.gallery import choose
+from anomalib_daad.compare.gallery import choose, fit, seen_share
 from anomalib_daad.compare.measures import (
     PixelCounts,
     auroc,
@@ -48,6 +52,7 @@ from anomalib_daad.compare.measures import (
     on_resample,
     resample,
 )
+from anomalib_daad.compare.progress import Progress
 from anomalib_daad.output_folder import write_text
 from anomalib_daad.pixel_measures import measure_pixels
 
@@ -83,6 +88,8 @@ def test_image_measures_agree_with_their_definitions(seed) -> None:
     assert measures["fpr95"] == pytest.approx(min(alarm for recall, alarm in rates if recall >= 0.95), abs=1e-12)
     assert measures["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert measures["f1"] == pytest.approx(f1_score(labels, scores > threshold), abs=1e-12)
+    alarm_rates, recalls, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert measures["fpr95"] == pytest.approx(alarm_rates[recalls >= 0.95].min(), abs=1e-12)
     assert false_positives_at_recall(labels, scores, recall=0.5) <= measures["fpr95"]
     assert false_positives_at_recall(labels, scores, recall=1.0) >= measures["fpr95"]
 
@@ -94,12 +101,12 @@ def test_what_cannot_be_measured_is_none() -> None:
     assert interval(labels, lambda _: None) is None
 
 
-def draw_maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maps with ties, and masks of one region, of two, and of none."""
+def draw_maps(seed: int, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Maps with ties, more of them the fewer the digits, and masks of one region, of two, and of none."""
     random = np.random.default_rng(seed)
     masks = np.zeros((5, 16, 16), bool)
     masks[0, 2:6, 2:6] = masks[1, 1:4, 1:9] = masks[1, 10:15, 10:12] = masks[2, 8:, 8:] = True
-    return (random.random(masks.shape) + 0.4 * masks).round(2).astype(np.float32) * 7 - 1, masks
+    return (random.random(masks.shape) + 0.4 * masks).round(digits).astype(np.float32) * 7 - 1, masks
 
 
 def pro_by_definition(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
@@ -123,19 +130,22 @@ def pro_by_definition(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -
     return area / limit
 
 
+@pytest.mark.parametrize("digits", [0, 1, 2, 6])
 @pytest.mark.parametrize("seed", range(3))
-def test_pixel_measures_agree_with_their_definitions(seed) -> None:
-    maps, masks = draw_maps(seed)
+def test_pixel_measures_agree_with_their_definitions(seed, digits) -> None:
+    maps, masks = draw_maps(seed, digits)
     measured = measure_pixels(torch.from_numpy(maps)[:, None], torch.from_numpy(masks))
     assert measured["aupro"] == pytest.approx(pro_by_definition(maps, masks), abs=1e-6)
     good, bad = maps[~masks], maps[masks]
     wins = (bad[:, None] > good).mean() + 0.5 * (bad[:, None] == good).mean()
     assert measured["auroc_pixel"] == pytest.approx(wins, abs=1e-6)
+    assert measured["auroc_pixel"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
 
 
+@pytest.mark.parametrize("digits", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_of_pixels_stand_for_the_pixels(seed) -> None:
-    maps, masks = draw_maps(seed)
+def test_counts_of_pixels_stand_for_the_pixels(seed, digits) -> None:
+    maps, masks = draw_maps(seed, digits)
     counts = PixelCounts(maps, masks, [cv2.connectedComponents(mask.astype(np.uint8))[1] for mask in masks])
     for images in (np.arange(5), np.array([1, 1, 3, 0, 4])):
         assert counts.auroc(images) == pytest.approx(
@@ -162,6 +172,34 @@ def test_intervals_cover_the_truth_and_narrow() -> None:
     scores = random.normal(many, 1.0)
     low, high = interval(many, on_resample(auroc, many, scores), 200)
     assert high - low < 0.5 * np.mean(widths)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_agree_with_other_implementations(seed) -> None:
+    """On the same draws with scikit-learn's AUROC and sorted values, and with scipy's bootstrap on draws of its own."""
+    labels, scores = scored(45, seed)
+    drawn: list[np.ndarray] = []
+
+    def note(images: np.ndarray) -> float | None:
+        drawn.append(images)
+        return auroc(labels[images], scores[images])
+
+    low, high = interval(labels, note, 300)
+    values = sorted(roc_auc_score(labels[images], scores[images]) for images in drawn)
+    for end, share in ((low, 0.025), (high, 0.975)):
+        place, rest = divmod(share * 299, 1)
+        below, above = values[int(place)], values[int(place) + 1]
+        assert end == pytest.approx(below + rest * (above - below), abs=1e-12)
+
+    def share_in_order(bad: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+        assert axis == -1
+        pairs = np.sign(bad[..., :, None] - good[..., None, :])
+        return (pairs.mean(axis=(-1, -2)) + 1) / 2
+
+    known = bootstrap(
+        (scores[labels], scores[~labels]), share_in_order, vectorized=True, method="percentile", n_resamples=4000, rng=0
+    ).confidence_interval
+    assert interval(labels, on_resample(auroc, labels, scores), 4000) == pytest.approx(tuple(known), abs=0.01)
 
 
 def test_resamples_of_two_models_are_the_same() -> None:
@@ -226,7 +264,7 @@ def test_a_mean_does_not_hide_that_a_model_fails_somewhere(is_second_better) -> 
     bad = replace(bad, trial=replace(bad.trial, data=replace(bad.trial.data, name="screw")))
     weaker = scored(90, 0, apart=1.0)[1]
     other = make_finding("other", labels, weaker if is_second_better else -scores)
-    findings = {"best": [good] * 19 + [bad], "other": [make_finding("other", labels, weaker)] * 19 + [other]}
+    findings = {"best": [good] * 9 + [bad], "other": [make_finding("other", labels, weaker)] * 9 + [other]}
     told = " ".join(advise(findings, {}).sentences)
     assert "Pick best" in told
     assert "But on screw it does not tell good from defective" in told
@@ -239,6 +277,13 @@ def test_without_defective_images_nothing_is_advised() -> None:
     advice = advise({"one": [finding]}, {"one": {"torch_ms": 1.0}})
     assert advice.choice is None
     assert "Add some defective images" in advice.sentences[0]
+    assert "rejected at the threshold: one 8 of 9" in advice.sentences[1]
+
+
+@pytest.mark.parametrize(("count", "is_hint"), [(9, True), (90, False)])
+def test_advice_on_few_images_is_a_hint(count, is_hint) -> None:
+    told = " ".join(advise({"one": [make_finding("one", *scored(count, 0, apart=9))]}, {}).sentences)
+    assert ("test images of a kind all this is a first hint" in told) == is_hint
 
 
 def test_the_gallery_shows_the_worst_first() -> None:
@@ -247,6 +292,26 @@ def test_the_gallery_shows_the_worst_first() -> None:
     one, other = make_finding("one", labels, scores), make_finding("other", labels, scores[::-1].copy())
     assert choose([one], worst=2) == [1, 2, 4, 5]
     assert choose([one, other], worst=1) == [1, 2, 4, 5]  # the other's scores: 0.3 0.8 0.2, 0.5 0.1 0.9
+
+
+@pytest.mark.parametrize(
+    ("steps", "share"),
+    [
+        ([Resize((64, 64)), Normalize([0.5], [0.5])], (1.0, 1.0)),
+        ([Resize((64, 32)), CenterCrop((32, 24)), Normalize([0.5], [0.5])], (0.5, 0.75)),
+        ([Resize(64), CenterCrop(48)], (0.75, 0.75)),
+        ([], (1.0, 1.0)),
+    ],
+)
+def test_a_cropped_map_lies_where_it_was_seen(steps, share) -> None:
+    model = SimpleNamespace(pre_processor=SimpleNamespace(transform=Compose(steps) if steps else None))
+    assert seen_share(model) == share
+    shown = fit(np.ones((5, 5)), np.zeros((80, 40, 3)), share)
+    assert shown.shape == (80, 40)
+    rows, columns = np.nonzero(shown)
+    height, width = 80 * share[0], 40 * share[1]
+    assert (rows.min(), rows.max() + 1) == ((80 - height) / 2, (80 + height) / 2)
+    assert (columns.min(), columns.max() + 1) == ((40 - width) / 2, (40 + width) / 2)
 
 
 # Models and data.
@@ -313,6 +378,27 @@ def test_the_chart_of_costs_has_numbers_on_its_axis(latencies) -> None:
     assert high > max(latencies)
 
 
+def test_names_in_the_chart_of_costs_do_not_overlap() -> None:
+    values = {
+        "first": (9.0, 1.0),
+        "second": (9.1, 1.0),
+        "third": (9.2, 1.0),
+        "fourth": (9.1, 0.999),
+        "far": (90.0, 1.0),
+    }
+    means = {name: mean for name, (_, mean) in values.items()}
+    picture = draw_cost(means, {name: {"torch_ms": latency} for name, (latency, _) in values.items()})
+    picture.figure.draw_without_rendering()
+    (axes,) = picture.figure.axes
+    boxes = [Text.get_window_extent(name) for name in axes.texts]  # without the lines to the points
+    assert len(boxes) == 5
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(axes.bbox.contains(*point) for box in boxes for point in box.corners())
+    for name, (milliseconds, value) in values.items():
+        x, y = axes.transData.transform((milliseconds, value))
+        assert not any(box.contains(x, y) for box in boxes), name
+
+
 @pytest.fixture(scope="module")
 def resnet_weights(tmp_path_factory) -> Path:
     torch.manual_seed(1)
@@ -367,6 +453,34 @@ def test_backbone_weights_that_do_not_fit(resnet_weights, tmp_path) -> None:
         Contestant.parse("Padim").build(64, 0, backbone_weights=tmp_path / "bad.safetensors")
 
 
+def test_glass_keeps_the_weights_that_it_is_given(resnet_weights) -> None:
+    """It trains its backbone where it is not told that it is pretrained."""
+    model = Contestant.parse("Glass").build(64, 0, backbone="resnet18", backbone_weights=resnet_weights)
+    assert model.pre_trained
+    assert model.model.pre_trained
+    extractor = model.model.forward_modules["feature_aggregator"]
+    assert not any(feature.requires_grad for feature in extractor(torch.rand(1, 3, 64, 64)).values())
+
+
+def test_a_size_that_is_one_number(monkeypatch) -> None:
+    class Square:
+        def __init__(self, image_size: int | None = None) -> None:
+            self.given = image_size
+
+    monkeypatch.setattr("anomalib.models.Ganomaly", Square)
+    assert Contestant("square", "Ganomaly").build(64, 0).given == 64
+
+
+def test_a_hub_out_of_reach_is_named(monkeypatch) -> None:
+    def refuse(*_, **__) -> None:
+        msg = "no route to the hub"
+        raise OSError(msg)
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(ValueError, match=r"no route to the hub.*--backbone-weights FILE or --no-pretrained"):
+        Contestant.parse("Padim").build(64, 0)
+
+
 def test_from_scratch_means_from_scratch(monkeypatch) -> None:
     def refuse(*_, pretrained: bool = False, **__):
         assert not pretrained
@@ -416,11 +530,35 @@ def test_masks_of_a_folder(tmp_path) -> None:
     batch = next(iter(find_data(own)[0].build(4, 16, 0).test_dataloader()))
     assert batch.gt_mask is not None
     (own / "masks" / "000.png").rename(own / "masks" / "x.png")
-    with pytest.raises(ValueError, match="The data mine cannot be read: Mismatch"):
-        find_data(own)[0].build(4, 4, 0)
+    with pytest.raises(ValueError, match=r"do not match .*: 000\.png has no mask \(3 images, 3 masks\)"):
+        find_data(own)
     (own / "masks" / "x.png").unlink()
-    with pytest.raises(ValueError, match="The data mine cannot be read"):
-        find_data(own)[0].build(4, 4, 0)
+    with pytest.raises(ValueError, match=r"000\.png has no mask \(3 images, 2 masks\)"):
+        find_data(own)
+    (own / "masks" / "000_mask.png").write_bytes((own / "masks" / "001.png").read_bytes())
+    assert "mask_dir" in find_data(own)[0].arguments
+    (own / "masks" / "more.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"more\.png has no image"):
+        find_data(own)
+
+
+def test_masks_in_another_order_than_their_images(tmp_path) -> None:
+    """Of 1_mask and 10_mask the second comes first; of 1 and 10 the first: anomalib pairs them by order."""
+    for name in ("good/1.png", "bad/1.png", "bad/10.png", "masks/1_mask.png", "masks/10_mask.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.full((8, 8), 255, np.uint8))
+    with pytest.raises(ValueError, match="do not stand in the same order"):
+        find_data(tmp_path)
+
+
+def test_masks_of_a_category(data_root, tmp_path) -> None:
+    shutil.copytree(data_root / "part", tmp_path / "part")
+    (tmp_path / "part/ground_truth/bar/002_mask.png").unlink()
+    with pytest.raises(ValueError, match=r"002\.png has no mask \(6 images, 5 masks\)"):
+        find_data(tmp_path)
+    shutil.rmtree(tmp_path / "part/ground_truth")
+    with pytest.raises(ValueError, match=r"000\.png has no mask \(6 images, 0 masks\)"):
+        find_data(tmp_path)
 
 
 def test_changed_data_are_other_data(tmp_path) -> None:
@@ -560,6 +698,57 @@ def test_the_page_opens_in_a_browser(compared, tmp_path, width) -> None:
     assert shown.shape[1] == width
     assert shown[: len(shown) // 4, -8:].min() > 200  # an empty margin: nothing is cut off at the right
     assert shown.std() > 10
+
+
+def test_progress_is_told_while_a_model_trains(tmp_path, monkeypatch) -> None:
+    note = tmp_path / "progress.txt"
+    shown = []
+    monkeypatch.setattr(compare_models.Console, "status", lambda *_: nullcontext(SimpleNamespace(update=shown.append)))
+    monkeypatch.setattr(compare_models, "POLL", 0.05)
+    program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('half'); time.sleep(0.5); sys.exit(3)"
+    with (tmp_path / "log").open("w") as log:
+        assert compare_models._follow([sys.executable, "-c", program, str(note)], log, note, "one [it]") == 3
+    assert shown[-1] == r"one \[it]: half"
+
+
+def test_an_interruption_ends_the_training(tmp_path, monkeypatch) -> None:
+    started = []
+    popen = subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[0]
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_models, "POLL", 0.05)
+    monkeypatch.setattr(compare_models.subprocess, "Popen", start)
+    monkeypatch.setattr(compare_models.Console, "status", lambda *_: nullcontext(SimpleNamespace(update=interrupt)))
+    with (tmp_path / "log").open("w") as log, pytest.raises(KeyboardInterrupt):
+        compare_models._follow([sys.executable, "-c", "import time; time.sleep(99)"], log, tmp_path / "none", "one")
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_time_left() -> None:
+    """Models take as long as they took elsewhere; new ones as long as all did on average."""
+    durations = {"slow": [100.0, 200.0], "fast": [3.0]}
+    assert compare_models._time_left(durations, ["slow", "fast", "new"]) == 150 + 3 + 101
+
+
+def test_progress_counts_what_is_left(tmp_path, monkeypatch) -> None:
+    """Of a training that goes on after 40 of 100 steps, at two seconds a step."""
+    clock = iter([0.0, 0.0, 0.5, 20.0, 20.5])
+    monkeypatch.setattr("anomalib_daad.compare.progress.time.monotonic", lambda: next(clock))
+    progress = Progress(tmp_path / "progress.txt", 100)
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=39))
+    progress.on_train_start(trainer, None)
+    progress.on_train_batch_end(trainer)
+    assert not (tmp_path / "progress.txt").exists()
+    trainer.fit_loop.total_batch_idx = 49
+    for _ in range(2):
+        progress.on_train_batch_end(trainer)
+        assert (tmp_path / "progress.txt").read_text() == "50% trained, 100 s left"
 
 
 def test_nothing_is_repeated(compared, data_root, monkeypatch) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from ..output_folder import Row
 from .finding import Finding
 from .measures import auroc, on_resample, resample
+from .progress import duration
 
 MARGIN = 0.02  # of the image AUROC: less is no reason to take the slower model
+FEW = 20  # test images of a kind: on fewer, one image more or less changes the advice
 CHANCE = 0.6  # image AUROC below which a model is of no use, whatever its mean is
 
 
@@ -47,7 +49,8 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
             None,
             [
                 "The test images are not both good and defective, so nothing here says which model finds defects; "
-                "only what the models cost is measured. Add some defective images to learn more."
+                "only what the models cost is measured. Add some defective images to learn more.",
+                *_false_alarms(findings),
             ],
         )
     best = max(known, key=lambda name: known[name])
@@ -78,17 +81,19 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
         sentences.append(f"But on {' and '.join(useless)} it does not tell good from defective: {instead}.")
     if unsure:
         sentences.append(f"{tested} test images are too few to be sure that it is better than {' and '.join(unsure)}.")
+    if (count := min(min((~it.labels).sum(), it.labels.sum()) for it in findings[choice])) < FEW:
+        sentences.append(f"With {count} test images of a kind all this is a first hint: more of them may change it.")
     sentences.append("Each model was trained once, with one seed.")
     time = times[choice]
     if time:
         sentences.append(
             f"It takes {time:.3g} ms for an image in {'OpenVINO' if runtime == 'openvino_ms' else 'PyTorch'}."
         )
-        slower = [f"{name} {value / time:.2g} times that" for name, value in times.items() if name != choice and value]
-        if slower:
-            sentences.append(f"Others take: {', '.join(slower)}.")
+        others_take = [f"{name} {_times(value / time)}" for name, value in times.items() if name != choice and value]
+        if others_take:
+            sentences.append(f"Others take: {', '.join(others_take)}.")
     train = mean(finding.facts["train_seconds"] for finding in findings[choice])
-    sentences.append(f"It trained in {_duration(train)} on {_images(findings[choice])} good images.")
+    sentences.append(f"It trained in {duration(train)} on {_images(findings[choice])} good images.")
     return Advice(choice, sentences)
 
 
@@ -136,10 +141,21 @@ def _count(findings: Sequence[Finding]) -> str:
     return f"average over {len(findings)} data sets"
 
 
+def _times(ratio: float) -> str:
+    return "about as long" if 0.95 < ratio < 1.05 else f"{ratio:.2g} times that"
+
+
+def _false_alarms(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """What good test images tell alone: how many of them are rejected."""
+    told = []
+    for name, of_model in findings.items():
+        known = [it for it in of_model if it.threshold is not None and not it.labels.any()]
+        count = sum(len(it.labels) for it in known)
+        if count:
+            told.append(f"{name} {sum(int((it.scores > it.threshold).sum()) for it in known)} of {count}")
+    return [f"Good test images rejected at the threshold: {', '.join(told)}."] if told else []
+
+
 def _images(findings: Sequence[Finding]) -> str:
     counts = sorted({finding.facts["train_images"] for finding in findings})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

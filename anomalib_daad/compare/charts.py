@@ -5,6 +5,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from sklearn.metrics import roc_curve
@@ -38,9 +40,8 @@ def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Pi
         return Omission(heading, "There is no image AUROC without both good and defective test images.")
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    for index, (name, (latency, value)) in enumerate(points.items()):
+    for index, (latency, value) in enumerate(points.values()):
         axes.plot(latency, value, "o", ms=9, color=_COLOURS[index % len(_COLOURS)])
-        axes.annotate(f" {name}", (latency, value), xytext=(6, 4), textcoords="offset points")
     axes.set_xscale("log")
     latencies = [latency for latency, _ in points.values()]
     axes.set_xlim(min(latencies) / 2, max(latencies) * 3)  # wide enough for two ticks, and for the names
@@ -52,9 +53,33 @@ def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Pi
     axes.margins(y=0.2)
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
     axes.grid(alpha=0.3)
+    figure.draw_without_rendering()  # fixes the layout, and so where the points are
+    _name_points(axes, points, figure.dpi)
     alt = "; ".join(f"{name}: {latency:.3g} ms, image AUROC {value:.3f}" for name, (latency, value) in points.items())
     caption = f"Up and to the left is better: more accurate and faster. Time of one image in {label}."
     return Picture("accuracy_latency", heading, caption, alt, figure)
+
+
+def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], dpi: float) -> None:
+    """Write the names beside their points, from the top down, each below what it would overlap."""
+    per_point = 72 / dpi
+    size = rcParams["font.size"]
+    places = {name: axes.transData.transform(point) * per_point for name, point in points.items()}
+    taken = [(x - 5, x + 5, y) for x, y in places.values()]  # left, right and height, in points
+    for name, (x, y) in sorted(places.items(), key=lambda it: -it[1][1]):
+        left, right, height = x + 9, x + 9 + 0.65 * size * len(name), y
+        for other_left, other_right, other in sorted(taken, key=lambda it: -it[2]):
+            if left < other_right and other_left < right and abs(height - other) < 1.25 * size:
+                height = other - 1.3 * size
+        taken.append((left, right, height))
+        axes.annotate(
+            name,
+            points[name],
+            xytext=(9, height - y),
+            textcoords="offset points",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "#777777", "lw": 0.8} if height != y else None,
+        )
 
 
 def draw_roc(findings: Sequence[Finding]) -> Picture | Omission:
@@ -110,7 +135,8 @@ def draw_histograms(findings: Sequence[Finding]) -> Picture:
     for panel, finding in zip(axes, findings, strict=True):
         edges = np.histogram_bin_edges(finding.scores[np.isfinite(finding.scores)], bins=30).tolist()
         for kind, colour, name in ((False, GOOD, "good"), (True, DEFECTIVE, "defective")):
-            panel.hist(finding.scores[finding.labels == kind], edges, color=colour, alpha=0.6, label=name)
+            if (finding.labels == kind).any():
+                panel.hist(finding.scores[finding.labels == kind], edges, color=colour, alpha=0.6, label=name)
         told.append(f"{finding.name}: {_wrong(finding)}")
         panel.set_title(told[-1], loc="left")
         if finding.threshold is not None:
@@ -129,4 +155,5 @@ def _wrong(finding: Finding) -> str:
         return "no threshold was calibrated"
     rejected = finding.scores > finding.threshold
     missed, good = int((finding.labels & ~rejected).sum()), int((~finding.labels & rejected).sum())
-    return f"misses {missed} of {finding.labels.sum()}, rejects {good} of {(~finding.labels).sum()} good"
+    told = [f"misses {missed} of {finding.labels.sum()}"] if finding.labels.any() else []
+    return ", ".join([*told, f"rejects {good} of {(~finding.labels).sum()} good"])

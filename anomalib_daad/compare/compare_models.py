@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean
+from typing import IO
 
 import torch
 from filelock import FileLock
@@ -21,8 +23,11 @@ from ..machine import describe_machine
 from ..output_folder import prepare_folder
 from .contestant import Contestant
 from .data import find_data, fingerprint
+from .progress import duration
 from .report import write_report
-from .trial import Trial
+from .trial import PROGRESS, Trial
+
+POLL = 0.5  # seconds
 
 
 def compare(
@@ -98,12 +103,14 @@ def compare(
             failed[trial.contestant.name] = str(error)
     if len(failed) == len(contestants):
         raise ValueError("; ".join(failed.values()))
+    for name, reason in failed.items():
+        rich_print(escape(f"{name} is left out: {reason}"))
     prepare_folder(output)
     trials = [trial for trial in trials if trial.contestant.name not in failed]
     failed |= _run_all(trials, output)
     finished = [trial for trial in trials if (folder_of(trial, output) / "result.json").exists()]
     if not finished:
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        raise ValueError(_told(failed))
     with FileLock(output / ".lock"):
         page = write_report(
             finished,
@@ -115,10 +122,8 @@ def compare(
         )
         rich_print(f"[bold]{len(finished)} of {len(contestants) * len(found)} models[/bold] -> {escape(str(page))}")
     if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         msg = f"{len(failed)} of {len(contestants) * len(found)} models failed and will be tried again next time: "
-        msg += reasons
-        raise ValueError(msg)
+        raise ValueError(msg + _told(failed))
 
 
 def folder_of(trial: Trial, output: Path) -> Path:
@@ -136,26 +141,40 @@ def folder_of(trial: Trial, output: Path) -> Path:
     return output / "models" / f"{trial.data.name}_{trial.contestant.name}_{mark}"
 
 
+def _told(failed: Mapping[str, str]) -> str:
+    return "; ".join(reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in failed.items())
+
+
 def _run_all(trials: Sequence[Trial], output: Path) -> dict[str, str]:
     failed: dict[str, str] = {}
-    durations: list[float] = []
+    durations: dict[str, list[float]] = {}
+    is_finished = [(folder_of(trial, output) / "result.json").exists() for trial in trials]
+    if any(is_finished):
+        rich_print(f"{sum(is_finished)} of {len(trials)} are finished already and are not run again")
     for number, trial in enumerate(trials):
         folder = folder_of(trial, output)
         name = f"{trial.contestant.name} on {trial.data.name}"
-        if (folder / "result.json").exists():
+        if is_finished[number]:
             continue
-        left = f", about {mean(durations) * (len(trials) - number) / 60:.0f} min left" if durations else ""
+        rest = [it.contestant.name for it, done in zip(trials[number:], is_finished[number:], strict=True) if not done]
+        left = f", about {duration(_time_left(durations, rest))} left" if durations else ""
         rich_print(escape(f"{number + 1} of {len(trials)}: {name}{left} (its messages: {folder / 'log.txt'})"))
         start = time.perf_counter()
         try:
             reason = _run(trial, folder)
         except OSError as error:  # no space left, say: what is finished is still reported
             reason = str(error)
-        durations.append(time.perf_counter() - start)
+        durations.setdefault(trial.contestant.name, []).append(time.perf_counter() - start)
         if reason is not None:
             failed[name] = reason
             rich_print(escape(f"{name} failed: {reason}"))
     return failed
+
+
+def _time_left(durations: Mapping[str, Sequence[float]], rest: Sequence[str]) -> float:
+    """Time in seconds that models take as long as they took on other data; as all did on average where they are new."""
+    average = mean(value for values in durations.values() for value in values)
+    return sum(mean(durations.get(name, [average])) for name in rest)
 
 
 def _run(trial: Trial, folder: Path) -> str | None:
@@ -170,15 +189,43 @@ def _run(trial: Trial, folder: Path) -> str | None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     trial.write(folder / "trial.json")
-    (folder / "error.txt").unlink(missing_ok=True)
+    for name in ("error.txt", PROGRESS):
+        (folder / name).unlink(missing_ok=True)
     command = [sys.executable, "-m", "anomalib_daad.compare.trial", str(folder)]
-    with (folder / "log.txt").open("a") as log, Console().status(f"{trial.contestant.name} on {trial.data.name}"):
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)  # noqa: S603  # our own words
-    if done.returncode == 0:
+    with (folder / "log.txt").open("a") as log:
+        status = _follow(command, log, folder / PROGRESS, f"{trial.contestant.name} on {trial.data.name}")
+    if status == 0:
         return None
     if (folder / "error.txt").exists():
         return (folder / "error.txt").read_text()
-    if done.returncode == -signal.SIGKILL:
+    if status == -signal.SIGKILL:
         return "its process was killed, as the system does where memory runs out"
     lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
-    return lines[-1] if lines else f"its process ended with status {done.returncode}"
+    return lines[-1] if lines else f"its process ended with status {status}"
+
+
+def _follow(command: Sequence[str], log: IO[str], progress: Path, name: str) -> int:
+    """Run a command and show how far it is; it ends with this process's interruption.
+
+    Args:
+        command (Sequence[str]): Words of the command.
+        log (IO[str]): Gets what it prints.
+        progress (Path): File that it writes how far it is to.
+        name (str): What it is called.
+
+    Returns:
+        int: Its exit status.
+    """
+    with (
+        Console().status(escape(name)) as status,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process,  # noqa: S603  # our own words
+    ):
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL)
+                told = f": {progress.read_text()}" if progress.exists() else ""
+                status.update(escape(f"{name}{told}"))
+        except BaseException:
+            process.kill()
+            raise

@@ -112,13 +112,11 @@ class Contestant:
         """
         model_class = getattr(anomalib.models, self.class_path)
         known = signature(model_class).parameters
-        size = (image_size, image_size)
         unused = {name: False for name in ("visualizer", "evaluator") if name in known}
         arguments = {**self.arguments, **unused}
         if "image_size" in known:
-            arguments["image_size"] = image_size if isinstance(known["image_size"].default, int) else size
-        else:
-            arguments["pre_processor"] = model_class.configure_pre_processor(size)
+            takes_both = "tuple" in str(known["image_size"].annotation)
+            arguments["image_size"] = (image_size, image_size) if takes_both else image_size
         if "seed" in known:
             arguments["seed"] = seed
         if "backbone" in known and backbone is not None:
@@ -132,9 +130,13 @@ class Contestant:
             msg = f"{self.name}: {self.class_path} has no argument {', '.join(unknown)}."
             raise ValueError(msg)
         try:
+            if "image_size" not in known:
+                arguments["pre_processor"] = model_class.configure_pre_processor((image_size, image_size))
             model = model_class(**arguments)
         except Exception as error:  # whatever a model objects to, or a hub that is out of reach
             msg = f"{self.name} cannot be built: {first_line(error)}"
+            if isinstance(error, OSError) and arguments.get("pre_trained", True):
+                msg += " Where the model hub is out of reach, give --backbone-weights FILE or --no-pretrained."
             raise ValueError(msg) from error
         if backbone_weights is not None and "pre_trained" in known:
             _load_backbone(model, backbone_weights, self.name)
@@ -204,3 +206,8 @@ def _load_backbone(model: AnomalibModule, path: Path, name: str) -> None:
         msg += f"of {wrong[0]} in its shape: name the backbone that these are the weights of with --backbone."
         raise ValueError(msg)
     own.load_state_dict({key: state[key] for key in needed})
+    parts: tuple[Any, ...] = (model, model.model)
+    for part in parts:
+        if hasattr(part, "pre_trained"):  # Glass trains a backbone that is not
+            part.pre_trained = True
+    extractors[0].requires_grad = False

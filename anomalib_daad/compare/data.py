@@ -14,6 +14,7 @@ from anomalib.data.errors import MisMatchError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..mvtec_layout import find_categories
+from .mask_check import refuse_masks_that_do_not_match
 
 _MASKS = ("ground_truth", "masks", "mask")
 
@@ -105,6 +106,7 @@ def find_data(path: Path, categories: list[str] | None = None, validation: str |
             if not _has_images(path / data.name / "train" / "good"):
                 msg = f"There are no images in {path / data.name / 'train' / 'good'}."
                 raise ValueError(msg)
+            _check_category(path / data.name)
         return found
     _refuse_categories(path, categories)
     return [_folder(path, split)]
@@ -147,6 +149,8 @@ def _folder(path: Path, split: dict[str, Any]) -> ComparedData:
             arguments["mask_dir"] = (
                 [f"{masks}/{name}" for name in others] if len(others) > 1 else [_only(path, masks, others[0])]
             )
+            for kind, drawn in zip(others, arguments["mask_dir"], strict=True):
+                refuse_masks_that_do_not_match(path / kind, path / drawn)
         arguments["val_split_mode"] = "same_as_test"  # of a handful of defects none can be spared
     else:
         arguments["val_split_mode"] = "synthetic"
@@ -178,3 +182,9 @@ def _configured(path: Path, split: dict[str, Any]) -> ComparedData:
 
 def _has_images(folder: Path) -> bool:
     return folder.is_dir() and any(file.suffix.lower() in IMG_EXTENSIONS for file in folder.iterdir())
+
+
+def _check_category(path: Path) -> None:
+    for kind in sorted(path.glob("test/*")):
+        if kind.is_dir() and kind.name != "good":
+            refuse_masks_that_do_not_match(kind, path / "ground_truth" / kind.name)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from anomalib.models import AnomalibModule
 from matplotlib import colormaps
+from torchvision.transforms.v2 import CenterCrop, Resize
 
 from .. import html_page
 from ..lightning_base import ReconstructionTraining
@@ -52,7 +53,12 @@ def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> st
         str: HTML.
     """
     maps = [finding.maps() for finding in findings]
-    masks = next((masks for finding in findings if (masks := finding.masks()) is not None), None)
+    shares = [seen_share(model) for model in models]
+    # Of all masks those of the model that sees most of the image.
+    widest = sorted(range(len(findings)), key=lambda it: shares[it], reverse=True)
+    masks, share = next(
+        ((it, shares[n]) for n in widest if (it := findings[n].masks()) is not None), (None, (1.0, 1.0))
+    )
     ranges = [None if of_model is None else _range(of_model, findings[0].labels) for of_model in maps]
     rows = []
     for index in choose(findings):
@@ -61,12 +67,12 @@ def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> st
         truth = "defective" if findings[0].labels[index] else "good"
         tiles = [_tile(picture, f"{path.parent.name}/{path.name}: {truth}", f"Test image {path.name}, {truth}")]
         if masks is not None and findings[0].labels[index]:
-            mask = fit(masks[index] * 255.0, picture)
+            mask = fit(masks[index] * 255.0, picture, share)
             tiles.append(_tile(mask, "where the defect is", "Mask of the defect"))
-        for finding, model, of_model, scale in zip(findings, models, maps, ranges, strict=True):
+        for finding, model, of_model, scale, seen in zip(findings, models, maps, ranges, shares, strict=True):
             verdict = _verdict(finding, index)
             if of_model is not None and scale is not None:
-                heat = overlay(picture, of_model[index], *scale)
+                heat = overlay(picture, of_model[index], *scale, seen)
                 tiles.append(_tile(heat, f"{finding.name}: {verdict}", f"Heat map of {finding.name}, {verdict}"))
             if isinstance(model, ReconstructionTraining):
                 rebuilt = fit(reconstruct(model, picture), picture)
@@ -89,7 +95,33 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(anomalib.data.utils.read_image(path, as_tensor=False), dtype=np.float32) * 255
 
 
-def overlay(picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+def seen_share(model: AnomalibModule) -> tuple[float, float]:
+    """Share of the image that a model sees: all of it, or the middle where its pre-processor crops.
+
+    Args:
+        model (AnomalibModule): Model.
+
+    Returns:
+        tuple[float, float]: Of the height and of the width, in (0, 1].
+    """
+    transform = getattr(model.pre_processor, "transform", None)
+    steps = list(getattr(transform, "transforms", [transform]))
+    sizes = [_size(step.size) for step in steps if isinstance(step, Resize)]
+    crops = [_size(step.size) for step in steps if isinstance(step, CenterCrop)]
+    if not sizes or not crops:
+        return 1.0, 1.0
+    (height, width), (crop_height, crop_width) = sizes[0], crops[-1]
+    return min(1.0, crop_height / height), min(1.0, crop_width / width)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    return sides[0], sides[-1]
+
+
+def overlay(
+    picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: float, share: tuple[float, float] = (1.0, 1.0)
+) -> np.ndarray:
     """Lay a heat map over an image.
 
     Args:
@@ -97,25 +129,34 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: floa
         anomaly_map (np.ndarray): Shape ``(h, w)``.
         low (float): Value that is shown as nothing.
         high (float): Value that is shown as strongest.
+        share (tuple[float, float]): Share of height and width, in the middle, that the map is of.
 
     Returns:
         np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
     """
     scaled = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0, 1)
-    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](fit(scaled, picture))[..., :3]
+    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](fit(scaled, picture, share))[..., :3]
 
 
-def fit(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
+def fit(values: np.ndarray, picture: np.ndarray, share: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """Give what a model saw or made the proportions that the image has.
 
     Args:
         values (np.ndarray): Shape ``(h, w)`` or ``(h, w, 3)``.
         picture (np.ndarray): Image, shape ``(H, W, 3)``.
+        share (tuple[float, float]): Share of height and width, in the middle, that was seen; around it there are zeros.
 
     Returns:
         np.ndarray: Shape ``(H, W)`` or ``(H, W, 3)``.
     """
-    return np.asarray(cv2.resize(values, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+    height, width = (max(1, round(side * part)) for side, part in zip(picture.shape[:2], share, strict=True))
+    seen = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    if seen.shape[:2] == picture.shape[:2]:
+        return np.asarray(seen)
+    whole = np.zeros((*picture.shape[:2], *seen.shape[2:]), seen.dtype)
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    whole[top : top + height, left : left + width] = seen
+    return whole
 
 
 @torch.no_grad()

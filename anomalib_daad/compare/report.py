@@ -65,11 +65,11 @@ def write_report(
     Returns:
         Path: The page.
     """
-    findings, models, failed = [], {}, dict(failed)
+    findings, failed = [], dict(failed)
     for trial, folder in zip(trials, folders, strict=True):
         finding = find(trial, folder)
         try:
-            models[folder] = load(finding)
+            load(finding)  # and let go: all models of all data sets might not fit in memory
             findings.append(finding)
         except Exception as error:  # one checkpoint must not cost the report
             failed[f"{finding.name} on {trial.data.name}"] = f"its checkpoint cannot be read: {first_line(error)}"
@@ -87,7 +87,7 @@ def write_report(
         if counts.count(name) == len(by_data)
     }
     largest = max(by_data, key=lambda name: by_data[name][0].facts["train_images"])
-    costs, machine = _costs(by_data[largest], models, output, seconds, machine)
+    costs, machine = _costs(by_data[largest], output, seconds, machine)
     advice = advise(by_model, costs)
 
     rows = [
@@ -110,7 +110,7 @@ def write_report(
             *(_picture(picture, output) for picture in pictures),
         ]
         for name, of_data in by_data.items():
-            blocks += _data_blocks(name, of_data, [models[finding.folder] for finding in of_data], output)
+            blocks += _data_blocks(name, of_data, output)
     blocks.append(html_page.section("How it was measured", html_page.facts(conditions)))
     page = output / "index.html"
     html_page.write_page(page, f"{', '.join(by_data)}: {', '.join(dict.fromkeys(counts))}", blocks)
@@ -138,9 +138,7 @@ def load(finding: Finding) -> AnomalibModule:
     return model_class.load_from_checkpoint(path, map_location=torch.device("cpu"), weights_only=True, **sized).eval()
 
 
-def _costs(
-    findings: Sequence[Finding], models: Mapping[Path, AnomalibModule], output: Path, seconds: float, machine: str
-) -> tuple[dict[str, Row], str]:
+def _costs(findings: Sequence[Finding], output: Path, seconds: float, machine: str) -> tuple[dict[str, Row], str]:
     """Measure all models in one go; again only where other models are compared, or for another time."""
     path = output / "costs.json"
     trial = findings[0].trial
@@ -148,7 +146,7 @@ def _costs(
     if path.exists() and (saved := json.loads(path.read_text()))["compared"] == compared:
         return saved["costs"], saved["machine"]
     costs = measure_costs(
-        {finding.name: models[finding.folder] for finding in findings},
+        {finding.name: load(finding) for finding in findings},
         {finding.name: finding.folder for finding in findings},
         trial.image_size,
         seconds,
@@ -286,7 +284,7 @@ def _picture(picture: Picture | Omission, output: Path) -> str:
     return html_page.picture_section((picture, picture.save(output / "pictures")))
 
 
-def _data_blocks(name: str, findings: Sequence[Finding], models: Sequence[AnomalibModule], output: Path) -> list[str]:
+def _data_blocks(name: str, findings: Sequence[Finding], output: Path) -> list[str]:
     table = html_page.table(*_accuracy_table(findings), caption="Accuracy, with 95% intervals in brackets")
     blocks = [html_page.section(name, table)]
     if findings[0].labels.any():
@@ -297,5 +295,9 @@ def _data_blocks(name: str, findings: Sequence[Finding], models: Sequence[Anomal
         "<p>First the defective images that each model finds least suspicious, its worst misses; then the good ones "
         "that it finds most suspicious, its worst false alarms. Bright: what the model objects to.</p>"
     )
-    blocks.append(html_page.section(f"The most telling images: {name}", intro, gallery(findings, models)))
+    blocks.append(
+        html_page.section(
+            f"The most telling images: {name}", intro, gallery(findings, [load(finding) for finding in findings])
+        )
+    )
     return blocks

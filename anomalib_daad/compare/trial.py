@@ -31,10 +31,12 @@ from ..output_folder import Row, write_table, write_text
 from ..resume_point import ResumePoint
 from .contestant import Contestant
 from .data import ComparedData
+from .progress import Progress
 
 EVAL_BATCH = 16
 RESUME_EPOCHS = 5
 NO_SPACE = 1_000_000  # bytes
+PROGRESS = "progress.txt"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def run(trial: Trial, folder: Path) -> None:
     interval = max(1, min(RESUME_EPOCHS, epochs // 20))
     resume_point = ResumePoint(last.parent, last.stem, enable_version_counter=False, every_n_epochs=interval)
     timer = Timer()  # its state is in the checkpoint
+    progress = Progress(folder / PROGRESS, recipe["max_steps"] if recipe.get("max_steps", -1) > 0 else epochs * batches)
     engine = Engine(
         **recipe,
         accelerator="gpu" if trial.device == "cuda" else "cpu",
@@ -132,7 +135,7 @@ def run(trial: Trial, folder: Path) -> None:
         logger=False,
         enable_model_summary=False,
         **({} if has_bank else {"limit_val_batches": 0}),
-        callbacks=[timer] if has_bank else [timer, resume_point],
+        callbacks=[timer, progress] if has_bank else [timer, progress, resume_point],
     )
     engine.fit(model, datamodule=datamodule, ckpt_path=last if last.exists() else None)
     if not has_bank:
@@ -149,6 +152,7 @@ def run(trial: Trial, folder: Path) -> None:
         **_export(engine, model, folder),
     }
     write_text(folder / "result.json", json.dumps(facts, indent=1))
+    (folder / PROGRESS).unlink(missing_ok=True)
     for scratch in (folder / "resume", folder / "engine"):
         shutil.rmtree(scratch, ignore_errors=True)
 

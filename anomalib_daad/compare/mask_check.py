@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether every defective image has a mask, in words that name the first that has none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+def refuse_masks_that_do_not_match(images: Path, masks: Path) -> None:
+    """Compare two folders as anomalib pairs them: in order of the names, a mask's holding its image's.
+
+    Args:
+        images (Path): Folder of defective images, which exists.
+        masks (Path): Folder of their masks; may not exist.
+
+    Raises:
+        ValueError: If an image has no mask, or a mask no image.
+    """
+    defective, drawn = _list_images(images), _list_images(masks)
+    pairs = zip(defective, drawn, strict=False)
+    if len(defective) == len(drawn) and all(image.stem in mask.stem for image, mask in pairs):
+        return
+    msg = f"The masks in {masks} do not match the images in {images}: {_first_odd(defective, drawn)}."
+    msg += " Each defective image needs one mask of its name, such as 1.png or 1_mask.png for 1.jpg."
+    raise ValueError(msg)
+
+
+def _list_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+
+
+def _first_odd(images: Sequence[Path], masks: Sequence[Path]) -> str:
+    names = {image.stem for image in images}
+    drawn = {mask.stem.removesuffix("_mask") for mask in masks}
+    if missing := [image.name for image in images if image.stem not in drawn]:
+        return f"{missing[0]} has no mask ({len(images)} images, {len(masks)} masks)"
+    if extra := [mask.name for mask in masks if mask.stem.removesuffix("_mask") not in names]:
+        return f"{extra[0]} has no image ({len(images)} images, {len(masks)} masks)"
+    return "sorted by their names, images and masks do not stand in the same order"
