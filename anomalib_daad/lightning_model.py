@@ -98,7 +98,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"`` or ``"maximum_structure"``, see
             :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
-            of ``restoration``; 0 for none. Defaults to ``0``.
+            of ``restoration``; the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.

@@ -83,7 +83,7 @@ class DaadModel(nn.Module):
             ``"maximum_error"`` or ``"maximum_structure"``, the maximum of the anomaly map, made of squared errors or
             of :class:`StructureMap`. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
-            place of L(x); 0 for none. Defaults to ``0``.
+            place of L(x); the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
