@@ -2,7 +2,8 @@
 
 """Learned comparison of an image and its reconstruction, as DRAEM's discriminative network: where is a defect?
 
-It learns from the corruptions that restoration training makes, whose places are known.
+It learns from the corruptions that restoration training makes, whose places are known. It sees every image with the
+same mean and contrast, so that brighter or darker light is no defect to it.
 
 Paper:
     DRAEM: https://arxiv.org/abs/2108.07610
@@ -20,6 +21,7 @@ from torch import nn
 from .autoencoder import Decoder, Encoder, scale_channels
 
 SCALES = 4
+MIN_CONTRAST = 0.02  # standard deviation of an image in [-1, 1], below which it counts as flat
 
 
 class Comparison(nn.Module):
@@ -34,7 +36,7 @@ class Comparison(nn.Module):
         channels = scale_channels(base_channels, SCALES)
         self.encoder = Encoder(12, channels)
         self.decoder = Decoder(channels, 1, activation=False)
-        # Differences are small beside images, and images of low contrast beside the noise of initial weights.
+        # Differences are small beside images.
         self.norm = nn.BatchNorm2d(12, affine=False)
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
@@ -48,6 +50,9 @@ class Comparison(nn.Module):
             torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
         """
         images, reconstructions = images.float(), reconstructions.float()
+        centered = images - images.mean(dim=(1, 2, 3), keepdim=True)
+        contrast = centered.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(MIN_CONTRAST)
+        images, reconstructions = centered / contrast, (reconstructions - images + centered) / contrast
         difference = images - reconstructions
         # A network with the absolute value before its eyes learns several times as fast.
         both = torch.cat([images, reconstructions, difference, difference.abs()], dim=1)  # (B, 12, H, W)

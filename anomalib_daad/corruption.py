@@ -4,8 +4,9 @@
 
 Regions of an image are filled from another image of the batch, or from elsewhere in the same one: turned, mirrored,
 moved, and half of the time in another light. The regions are blobs and lines of smooth noise, as DRAEM and FAIR draw
-them, and windows, as CutPaste and NSA do. Light and colour change in proportion to the contrast and colour that the
-image has: a grey product gets no coloured stains, which would be too easy to find.
+them, and windows, as CutPaste and NSA do, which lie more often where an image has detail. Light and colour change in
+proportion to the contrast and colour that the image has: a grey product gets no coloured stains, which would be too
+easy to find.
 
 Papers:
     DRAEM: https://arxiv.org/abs/2108.07610
@@ -24,10 +25,12 @@ from typing import NamedTuple
 
 import torch
 from kornia.augmentation import RandomAffine
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 VISIBLE = 0.08  # change of a pixel, relative to its image's contrast, from which it counts as corrupted
 MIN_VISIBLE = 0.015  # the same in units of [-1, 1], for images without contrast
+CELLS = 16  # rows and columns of the grid on which windows are drawn
+FOCUS = 0.8  # how far windows follow the slopes of an image: 0 draws them anywhere alike
 
 
 class CorruptedImages(NamedTuple):
@@ -117,16 +120,30 @@ def _noise(images: torch.Tensor) -> torch.Tensor:
 def _windows(images: torch.Tensor) -> torch.Tensor:
     """Draw rectangles and ellipses, half of them turned, boolean, shape ``(B, 1, H, W)``."""
     height, width = images.shape[-2:]
-    side = _per_image(images, math.log(0.08), math.log(0.7)).exp()  # as a share of the image's
+    side = _per_image(images, math.log(0.05), math.log(0.7)).exp()  # as a share of the image's
     elongation = _per_image(images, -0.6, 0.6).exp()
     angle = _per_image(images, 0, math.pi) * _coin(images, 0.5)
-    rows = (torch.arange(height, device=images.device).view(-1, 1) + 0.5) / height - _per_image(images, 0, 1)
-    columns = (torch.arange(width, device=images.device) + 0.5) / width - _per_image(images, 0, 1)
+    centers = _centers(images)
+    rows = (torch.arange(height, device=images.device).view(-1, 1) + 0.5) / height - centers[0]
+    columns = (torch.arange(width, device=images.device) + 0.5) / width - centers[1]
     along = (columns * angle.cos() + rows * angle.sin()) / (side * elongation).clamp_max(0.9)
     across = (rows * angle.cos() - columns * angle.sin()) / (side / elongation).clamp_max(0.9)
     rectangles = torch.maximum(along.abs(), across.abs()) < 0.5
     ellipses = along.square() + across.square() < 0.25
     return torch.where(_coin(images, 0.3), ellipses, rectangles)
+
+
+def _centers(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw where windows lie, as shares of height and width, each of shape ``(B, 1, 1, 1)``.
+
+    A screw covers a tenth of its image: windows drawn anywhere alike would mostly fill background with background.
+    """
+    slopes = torch.stack(torch.gradient(images.mean(dim=1, keepdim=True).float(), dim=(2, 3))).abs().sum(dim=0)
+    detail = adaptive_avg_pool2d(slopes, CELLS).flatten(1)  # (B, CELLS²)
+    anywhere = detail.mean(dim=1, keepdim=True).clamp_min(1e-6)
+    cells = torch.multinomial(FOCUS * detail + (1 - FOCUS) * anywhere, 1)[:, :, None, None]
+    rows, columns = cells // CELLS, cells % CELLS
+    return (rows + _per_image(images, 0, 1)) / CELLS, (columns + _per_image(images, 0, 1)) / CELLS
 
 
 def _contrast(images: torch.Tensor) -> torch.Tensor:

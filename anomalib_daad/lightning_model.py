@@ -51,7 +51,7 @@ from .memory_loss import MemoryLoss
 from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
 
 WARM_UP = 0.1  # share of a restoration training
-LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that restoration training varies
+LIGHT = (0.2, 0.5)  # of good images: contrast and brightness that restoration training varies
 
 
 class Daad(ReconstructionTraining, AnomalibModule):
@@ -93,12 +93,12 @@ class Daad(ReconstructionTraining, AnomalibModule):
             Defaults to ``"non_saturating"``.
         map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
         restoration (bool): Train to restore good images that were corrupted, see :mod:`anomalib_daad.corruption`; the
-            light of each image varies a little, and the learning rate rises over the first tenth of the training and
+            light of each image varies, and the learning rate rises over the first tenth of the training and
             falls to zero along a cosine. Defaults to ``False``.
         score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"`` or ``"maximum_structure"``, see
             :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
-            of ``restoration``; 0 for none. Defaults to ``0``.
+            of ``restoration``; the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.

@@ -83,7 +83,7 @@ class DaadModel(nn.Module):
             ``"maximum_error"`` or ``"maximum_structure"``, the maximum of the anomaly map, made of squared errors or
             of :class:`StructureMap`. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
-            place of L(x); 0 for none. Defaults to ``0``.
+            place of L(x); the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
@@ -170,8 +170,14 @@ class DaadModel(nn.Module):
             return self._infer(images)
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
-        scores, anomaly_map = self._compare(images, self.autoencoder(images))
-        return flag_not_finite(images, self.score(*scores), anomaly_map)
+        reconstructions = self.autoencoder(images)
+        if self.comparison is not None:
+            # The blur of fused maps is what blurred maps give when they are fused.
+            difference = self.anomaly_map.difference(images, reconstructions)
+            anomaly_map = self.anomaly_map.blur(self.score(difference, self.comparison(images, reconstructions)))
+            return flag_not_finite(images, maximum(anomaly_map), anomaly_map)
+        anomaly_map = self.anomaly_map(images, reconstructions)
+        return flag_not_finite(images, self.score(*self._scores(images, reconstructions, anomaly_map)), anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
@@ -187,23 +193,22 @@ class DaadModel(nn.Module):
         """
         check_images(images, self.image_size)
         with full_precision(images):
-            return self._compare(images, self.autoencoder(images))[0]
+            reconstructions = self.autoencoder(images)
+            return self._scores(images, reconstructions, self.anomaly_map(images, reconstructions))
 
-    def _compare(self, images: torch.Tensor, reconstructions: torch.Tensor) -> tuple[Scores, torch.Tensor]:
-        """Score the images, and map what is anomalous in them, shape ``(B, 1, H, W)``."""
-        anomaly_map = self.anomaly_map(images, reconstructions)
+    def _scores(self, images: torch.Tensor, reconstructions: torch.Tensor, anomaly_map: torch.Tensor) -> Scores:
         if self.comparison is not None:
             defects = self.anomaly_map.blur(self.comparison(images, reconstructions))
-            return Scores(maximum(anomaly_map), maximum(defects)), self.score(anomaly_map, defects)
+            return Scores(maximum(anomaly_map), maximum(defects))
         if self.score_kind == "mean_error":
             reconstruction = sample_distance(images, reconstructions, self.distance)
         else:
             reconstruction = maximum(anomaly_map)
         if self.discriminator is None:
-            return Scores(reconstruction, None), anomaly_map
+            return Scores(reconstruction, None)
         features = self.discriminator.features(torch.cat([images, reconstructions]))
         count = images.shape[0]
-        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance)), anomaly_map
+        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
 
 
 def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
 from anomalib_daad.comparison import Comparison
-from anomalib_daad.corruption import CorruptedImages, corrupt, relight
+from anomalib_daad.corruption import FOCUS, CorruptedImages, _centers, corrupt, relight
 from anomalib_daad.lightning_model import annealed
 from anomalib_daad.structure_map import StructureMap
 
@@ -71,6 +71,19 @@ def test_any_batch_can_be_corrupted(count, make) -> None:
         assert corrupted.images.isfinite().all()
         assert corrupted.images.abs().max() <= 1 + 1e-6
         assert set(corrupted.masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_windows_lie_where_there_is_detail() -> None:
+    images = torch.zeros(400, 3, 64, 64)
+    images[:, :, 8:24, 40:56] = torch.randn(400, 3, 16, 16).clamp(-1, 1)  # a sixteenth of the image
+    rows, columns = (x.flatten() * 64 for x in _centers(images))
+    inside = (rows >= 4) & (rows < 28) & (columns >= 36) & (columns < 60)  # slopes reach into the next cells
+    assert inside.float().mean() == pytest.approx(FOCUS + (1 - FOCUS) / 16, abs=0.06)
+    rows, columns = (x.flatten() for x in _centers(torch.zeros(2000, 3, 64, 64)))  # anywhere where there is none
+    for position in (rows, columns):
+        counts = torch.histc(position, 4, 0, 1)
+        assert counts.sum() == 2000
+        assert counts.min() > 400
 
 
 def test_a_grey_product_stays_grey() -> None:
@@ -129,6 +142,15 @@ def test_the_comparison_does_not_train_the_autoencoder() -> None:
     assert all(weight.grad is not None for weight in model.model.comparison.parameters())
 
 
+def test_the_comparison_does_not_see_light() -> None:
+    comparison = Comparison(8).eval()
+    images, rebuilt = draw(4, (32, 32)), draw(4, (32, 32))
+    with torch.no_grad():
+        expected = comparison(images, rebuilt)
+        torch.testing.assert_close(comparison(images * 0.6 - 0.3, rebuilt * 0.6 - 0.3), expected, atol=1e-4, rtol=1e-4)
+        assert comparison(images, rebuilt * 0.6).sub(expected).abs().max() > 1e-3  # but a difference of the two
+
+
 def test_the_comparison_learns_to_find_differences() -> None:
     comparison = Comparison(8)
     optimizer = torch.optim.Adam(comparison.parameters(), lr=1e-2)
@@ -170,7 +192,7 @@ def test_maxima_are_calibrated_on_good_images_alone(score, comparison_channels, 
         torch.testing.assert_close(network.score.alignment_range, torch.stack(torch.stack(learned).aminmax()))
 
 
-def test_the_score_is_made_of_the_maxima_of_two_maps() -> None:
+def test_the_score_is_the_maximum_of_two_fused_maps() -> None:
     network = make_model(**RESTORATION, gamma=0.3).model.eval()
     network.score.calibrate(torch.tensor([0.1, 0.3]), torch.tensor([-2.0, 3.0]))
     images = draw(4, (32, 32))
@@ -179,7 +201,7 @@ def test_the_score_is_made_of_the_maxima_of_two_maps() -> None:
         first = (network.anomaly_map(images, rebuilt) - 0.1) / 0.2
         second = (network.anomaly_map.blur(network.comparison(images, rebuilt)) + 2) / 5
     output = network(images)
-    expected = [0.3 * a.max() + 0.7 * b.max() for a, b in zip(first, second, strict=True)]
+    expected = [(0.3 * a + 0.7 * b).max() for a, b in zip(first, second, strict=True)]
     torch.testing.assert_close(output.pred_score, torch.stack(expected))
     torch.testing.assert_close(output.anomaly_map, 0.3 * first + 0.7 * second)
 

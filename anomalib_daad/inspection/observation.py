@@ -93,8 +93,8 @@ def observe(model: Daad, images: InspectedImages) -> Observations:
         labels.append(image.defective)
         areas.append(np.nan if image.mask is None else float(image.mask.float().mean()))
         prepared = prepare(model, image)  # (1, 3, H, W)
-        parts = model.model.scores(prepared)
-        scores.append([part.item() for part in (*parts, model.model.score(*parts)) if part is not None])
+        parts, fused = model.model.scores(prepared), model.model(prepared).pred_score
+        scores.append([part.item() for part in (*parts, fused) if part is not None])
         reads.add(model.model.autoencoder.reconstruct(prepared).reads)
     columns = np.array(scores).T
     if not np.isfinite(columns).all():

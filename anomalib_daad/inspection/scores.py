@@ -101,7 +101,7 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
     """Draw R(x) against L(x) and the line that decides.
 
     Args:
-        observations (Observations): What a model with discriminator made of images.
+        observations (Observations): What a model with discriminator or learned comparison made of images.
         model (Daad): The model.
         threshold (Threshold | None): Threshold of the fused score.
 
@@ -114,17 +114,23 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
     for name, chosen, colour, marker in _kinds(observations):
         axes.scatter(reconstruction[chosen], alignment[chosen], c=colour, marker=marker, label=name, alpha=0.8)
     limits = [_widen(values) for values in (reconstruction, alignment)]
-    caption = (
-        "R(x), the distance of image and reconstruction, against L(x), the distance of their features in the "
-        "discriminator."
-    )
+    if model.model.comparison is None:
+        caption = "R(x), the distance of image and reconstruction, against L(x), that of their features in the "
+        caption += "discriminator."
+        side = "Images right of and above the dashed line are called defective"
+    else:
+        caption = (
+            "R(x), the strongest point of the difference of image and reconstruction, against L(x), that of their "
+        )
+        caption += "learned comparison."
+        # Two fused maps are nowhere stronger than their strongest points together.
+        side = "Images left of and below the dashed line pass, others where both are strong at one point do not"
     if threshold is not None:
         line = decision_line(score, threshold.score, *limits)
         axes.plot(*line.T, color="black", linestyle="--", label="decision")
         caption += (
-            f" Images right of and above the dashed line are called defective: it is where {score.gamma:g} R' + "
-            f"{1 - score.gamma:g} L' = {threshold.score:.4g}, {threshold.source}, with R' and L' scaled by the model's "
-            "ranges."
+            f" {side}: it is where {score.gamma:g} R' + {1 - score.gamma:g} L' = {threshold.score:.4g}, "
+            f"{threshold.source}, with R' and L' scaled by the model's ranges."
         )
     else:
         caption += " No line: the checkpoint has no threshold, and these images are not of both kinds."

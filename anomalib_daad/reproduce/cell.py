@@ -194,13 +194,14 @@ def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Pa
         parts = model.model.scores(images)
         alignment = [None] * len(images) if parts.alignment is None else parts.alignment.tolist()
         paths = zip(batch.image_path, batch.gt_label.tolist(), strict=True)
-        values = zip(parts.reconstruction.tolist(), alignment, model.model.score(*parts).tolist(), strict=True)
+        output = model.model(images)
+        values = zip(parts.reconstruction.tolist(), alignment, output.pred_score.tolist(), strict=True)
         rows += [
             {"image": path, "label": int(label), "R": r, "L": l_x, "fused": fused}
             for (path, label), (r, l_x, fused) in zip(paths, values, strict=True)
         ]
         if batch.gt_mask is not None:
-            maps.append(model.model(images).anomaly_map.cpu())
+            maps.append(output.anomaly_map.cpu())
             masks.append(batch.gt_mask.cpu())
     write_table(rows, scores_path)
     labels = [row["label"] for row in rows]

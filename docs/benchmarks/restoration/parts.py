@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What each score of a restoration model is worth, on the same trained networks, and pictures of what it does.
+
+Ranges are those of the good test images, anomalib's default for MVTec AD.
+
+Example:
+    python docs/benchmarks/restoration/parts.py --root datasets/MVTecAD --output parts.csv --pictures pictures \
+        bottle:0:bottle.ckpt transistor:0:transistor.ckpt
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import MVTecAD
+from kornia.metrics import ssim
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import interpolate
+
+from anomalib_daad import Daad
+from anomalib_daad.anomaly_map import AnomalyMap, maximum
+from anomalib_daad.output_folder import Row, write_table
+from anomalib_daad.pixel_measures import measure_pixels
+
+DEFECTS = 10  # in a picture
+SSIM_WINDOW = 7
+
+
+class Judged(NamedTuple):
+    """Test images and their maps, each ``(n, ..., H, W)``, labels and masks."""
+
+    images: torch.Tensor
+    restored: torch.Tensor
+    structure: torch.Tensor
+    error: torch.Tensor
+    ssim: torch.Tensor
+    comparison: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor
+
+
+@torch.no_grad()
+def judge(model: Daad, datamodule: MVTecAD) -> Judged:
+    """Restore and compare the test images."""
+    network = model.model
+    error_map = AnomalyMap(float(model.hparams["map_sigma"]))
+    rows = []
+    for batch in datamodule.test_dataloader():
+        images = model.pre_processor(batch.image)
+        restored = network.autoencoder(images)
+        comparison = network.anomaly_map.blur(network.comparison(images, restored))
+        masks = interpolate(batch.gt_mask[:, None].float(), images.shape[-2:])[:, 0] > 0
+        dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
+        maps = (
+            network.anomaly_map(images, restored),
+            error_map(images, restored),
+            network.anomaly_map.blur(dissimilarity),
+            comparison,
+        )
+        rows.append(Judged(images, restored, *maps, batch.gt_label, masks))
+    return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+
+def scale(anomaly_map: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+    """Scale a map by the range of the maxima of good images, as eq. 7 scales scores."""
+    low, high = maximum(anomaly_map)[good].aminmax()
+    return (anomaly_map - low) / (high - low)
+
+
+def measure(it: Judged) -> Row:
+    """Judge every score and map."""
+    good = it.labels == 0
+    structure, comparison = scale(it.structure, good), scale(it.comparison, good)
+    fused = 0.5 * structure + 0.5 * comparison
+    scores = {
+        "mean_error": (it.images - it.restored).square().mean(dim=(1, 2, 3)),
+        "maximum_error": maximum(it.error),
+        "maximum_ssim": maximum(it.ssim),
+        "maximum_structure": maximum(it.structure),
+        "comparison": maximum(it.comparison),
+        "sum_of_maxima": maximum(structure) + maximum(comparison),
+        "fused_map": maximum(fused),
+    }
+    row: Row = {name: round(roc_auc_score(it.labels, score), 4) for name, score in scores.items()}
+    for name, anomaly_map in (("structure", it.structure), ("comparison", it.comparison), ("fused", fused)):
+        row |= {f"{key}_{name}": value for key, value in measure_pixels(anomaly_map, it.masks).items()}
+    return row
+
+
+def draw(it: Judged, path: Path) -> None:
+    """Draw defective images spread over the test set: image, restoration, structure, comparison, mask."""
+    chosen = torch.nonzero(it.labels).flatten()
+    chosen = chosen[torch.linspace(0, len(chosen) - 1, DEFECTS).round().long()]
+    good = it.labels == 0
+    heat = [(scale(m, good) / 2).clamp(0, 1).expand(-1, 3, -1, -1) for m in (it.structure, it.comparison)]
+    columns = [it.images / 2 + 0.5, it.restored / 2 + 0.5, *heat, it.masks[:, None].float().expand(-1, 3, -1, -1)]
+    grid = torch.cat([torch.cat(list(column[chosen]), dim=2) for column in columns], dim=1)
+    Image.fromarray((grid.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(path)
+
+
+def main() -> None:
+    """Write one row a checkpoint, given as CATEGORY:SEED:FILE."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    for text in arguments.checkpoints:
+        category, seed, path = text.split(":", 2)
+        datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
+        datamodule.setup()
+        it = judge(Daad.load_from_checkpoint(path, map_location="cpu").eval(), datamodule)
+        rows.append({"category": category, "seed": seed, **measure(it)})
+        print({name: np.round(value, 3) if isinstance(value, float) else value for name, value in rows[-1].items()})
+        write_table(rows, arguments.output)
+        if arguments.pictures is not None:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
+            draw(it, arguments.pictures / f"{category}_{seed}.png")
+
+
+if __name__ == "__main__":
+    main()
