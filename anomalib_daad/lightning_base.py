@@ -172,7 +172,7 @@ class ReconstructionTraining(_Base):
         """
         del batch_idx
         refuse_not_finite(batch)
-        images: Any = batch.image
+        images = plain_tensor(batch.image)
         if self.flips:
             images = random_flips(images)
         terms, losses, scores = self.losses(images)
@@ -257,7 +257,7 @@ class ReconstructionTraining(_Base):
         if isinstance(self.pre_processor, Callback):
             self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
         refuse_not_finite(batch)
-        images: Any = batch.image
+        images = plain_tensor(batch.image)
         if self.calibrates_on_good and batch.gt_label is not None:
             images = images[batch.gt_label == 0]
         with self.trainer.precision_plugin.val_step_context():
@@ -282,7 +282,7 @@ class ReconstructionTraining(_Base):
             STEP_OUTPUT: The batch with scores and anomaly maps.
         """
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        return batch.update(**self.model(plain_tensor(batch.image))._asdict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save also whether validation has set the ranges.
@@ -379,6 +379,18 @@ class ReconstructionTraining(_Base):
     def learning_type(self) -> LearningType:
         """Daad learns from good images alone."""
         return LearningType.ONE_CLASS
+
+
+def plain_tensor(images: Any) -> torch.Tensor:
+    """Take torchvision's type off images: networks compiled by PyTorch 2.14 do not take it.
+
+    Args:
+        images (Any): Images, a tensor of any class.
+
+    Returns:
+        torch.Tensor: The same images.
+    """
+    return images.as_subclass(torch.Tensor)
 
 
 def random_flips(images: torch.Tensor) -> torch.Tensor:
