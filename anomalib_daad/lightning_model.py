@@ -51,7 +51,7 @@ from .memory_loss import MemoryLoss
 from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
 
 WARM_UP = 0.1  # share of a restoration training
-LIGHT = (0.2, 0.5)  # of good images: contrast and brightness that restoration training varies
+LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that restoration training varies
 
 
 class Daad(ReconstructionTraining, AnomalibModule):
