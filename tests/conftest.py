@@ -16,6 +16,10 @@ from anomalib.engine import Engine
 from anomalib_daad import Daad
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # two processes share two cores
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that use inference runtimes last: forking data loader workers beside them may crash."""
     last = {"test_export.py", "test_image_reading.py", "test_properties.py", "test_speed.py"}
