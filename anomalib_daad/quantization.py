@@ -12,9 +12,10 @@ CONVOLUTIONS = {"Convolution", "ConvolutionBackpropData"}
 
 
 def quantize(model: "openvino.Model", images: "nncf.Dataset", num_scales: int) -> "openvino.Model":
-    """Quantise the convolutions of the decoder and the discriminator alone.
+    """Quantise the convolutions of the decoder and of the discriminator or the comparison alone.
 
-    In 8 bits the memory would read other items, and small errors would vanish.
+    In 8 bits the memory would read other items, small errors would vanish, and so would what scores say of an image:
+    the filters that compare and blur have one channel.
 
     Args:
         model (openvino.Model): A converted :class:`DaadModel`.
@@ -28,9 +29,10 @@ def quantize(model: "openvino.Model", images: "nncf.Dataset", num_scales: int) -
 
     operations = model.get_ordered_ops()
     # All else depends on the encoder, so its convolutions come first.
-    names = [op.get_friendly_name() for op in operations if op.get_type_name() in CONVOLUTIONS]
+    convolutions = [op for op in operations if op.get_type_name() in CONVOLUTIONS]
+    filters = [op for op in convolutions if op.input(0).get_partial_shape()[1] == 1]
     ignored = nncf.IgnoredScope(
-        names=names[:num_scales],
+        names=[op.get_friendly_name() for op in [*convolutions[:num_scales], *filters]],
         types=sorted({op.get_type_name() for op in operations} - CONVOLUTIONS),
         validate=False,
     )
