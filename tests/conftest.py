@@ -15,7 +15,6 @@ from anomalib.engine import Engine
 
 from anomalib_daad import Daad
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes share two cores
 
