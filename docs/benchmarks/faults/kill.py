@@ -9,7 +9,6 @@ other random times until there were enough kills.
 """
 
 import argparse
-import csv
 import logging
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
 from anomalib_daad import Daad, Mnad
+from anomalib_daad.output_folder import write_table
 
 SMALL = {"image_size": (32, 32), "num_items": 10, "base_channels": 4, "seed": 0, "visualizer": False}
 RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
@@ -148,10 +148,7 @@ def main() -> None:
                     row[key] = max(row.get(key, 0), value) if "difference" in key else row.get(key, 0) + value
             rows.append(row)
             print(row, flush=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

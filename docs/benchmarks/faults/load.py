@@ -8,7 +8,6 @@ python docs/benchmarks/faults/load.py docs/benchmarks/faults/load.csv
 """
 
 import argparse
-import csv
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ import openvino
 import torch
 
 from anomalib_daad import Daad
+from anomalib_daad.output_folder import write_table
 
 SIZES = ((64, 64), (48, 80), (100, 37), (128, 128), (33, 65), (256, 192))
 THREADS = 4
@@ -116,10 +116,7 @@ def main() -> None:
         alone = [score(image) for image in images]
         rows.append(serve(name, in_threads(score, served), random_order, alone))
     rows.append(serve("OpenVINO, queue", in_queue(random_order), random_order, alone))
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

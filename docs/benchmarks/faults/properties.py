@@ -7,7 +7,6 @@ what each property did.
 """
 
 import argparse
-import csv
 import functools
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from anomalib_daad.error_message import first_line
+from anomalib_daad.output_folder import write_table
 
 RUNTIMES = ("eager", "reloaded", "torch_inferencer", "onnx", "openvino")
 
@@ -80,11 +80,9 @@ def main() -> None:
     arguments = parser.parse_args()
     output, notes = arguments.output.resolve(), Notes()
     tests = Path(__file__).parents[3] / "tests" / "test_properties.py"
-    code = pytest.main([str(tests), "-q", "-p", "no:cacheprovider", "-k", "properties_of"], plugins=[notes])
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(notes.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(notes.rows)
+    options = [str(tests), "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "properties_of"]  # notes are taken here
+    code = pytest.main(options, plugins=[notes])
+    write_table(notes.rows, output)
     sys.exit(code)
 
 
