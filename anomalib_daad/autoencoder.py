@@ -23,9 +23,11 @@ from torch import nn
 from torch.nn.functional import conv2d, pixel_shuffle
 
 from .block_memory import BlockMemory, MemoryInit, MemoryRead
+from .light import light
 
 Connections = Literal["memory", "bottleneck_memory", "skip", "none"]
 MAX_CHANNELS = 512
+CONTRAST = 0.4  # that standardised images have
 # Of a hundred items one or two weigh within this range below 1/N; float32 backends differ by a thousandth of it.
 DROP_WIDTH = 1e-3
 
@@ -175,7 +177,7 @@ class Reconstruction(NamedTuple):
     """What an autoencoder made of images.
 
     Attributes:
-        images (torch.Tensor): Reconstructions in [-1, 1], shape ``(B, 3, H, W)``.
+        images (torch.Tensor): Reconstructions, shape ``(B, 3, H, W)``.
         reads (list[MemoryRead]): What each memory did, fine to coarse.
     """
 
@@ -201,6 +203,9 @@ class MemoryAutoencoder(nn.Module):
         connections (str): What connects encoder and decoder: ``"memory"``, a bank at every scale (DAAD);
             ``"bottleneck_memory"``, a bank at the coarsest scale and nothing else (MemAE); ``"skip"``, the features
             themselves (AE+Skip); ``"none"``, the features of the coarsest scale (AE). Defaults to ``"memory"``.
+        standardize (bool): Encode every image with the same mean and contrast, decode without tanh, and give the
+            reconstruction the image's own mean and contrast back: more or less light is then no defect.
+            Defaults to ``False``.
 
     Raises:
         ValueError: If the image size is not divisible by ``2**num_scales``, the rates do not divide the features, or
@@ -219,6 +224,7 @@ class MemoryAutoencoder(nn.Module):
         memory_init: MemoryInit = "normal",
         drop_below: float = 1.0,
         connections: Connections = "memory",
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         height, width = image_size
@@ -238,7 +244,8 @@ class MemoryAutoencoder(nn.Module):
             rates = division_rates or (*size, 1)
             options = (num_items, temperature, renormalize, DROP_WIDTH, memory_init, drop_below)
             self.memories.append(BlockMemory((c, *size), rates, *options) if memory else nn.Identity())
-        self.decoder = Decoder(channels, 3, skips=connections in {"memory", "skip"})
+        self.decoder = Decoder(channels, 3, connections in {"memory", "skip"}, activation=not standardize)
+        self.standardize = standardize
         self.apply(initialize_weights)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -248,10 +255,9 @@ class MemoryAutoencoder(nn.Module):
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            torch.Tensor: Reconstructions in [-1, 1], shape ``(B, 3, H, W)``.
+            torch.Tensor: Reconstructions, shape ``(B, 3, H, W)``; in [-1, 1], with ``standardize`` about that.
         """
-        features = self.encoder(images)
-        return self.decoder([memory(feature) for memory, feature in zip(self.memories, features, strict=True)])
+        return self.reconstruct(images).images
 
     def reconstruct(self, images: torch.Tensor) -> Reconstruction:
         """Reconstruct images, and tell what the memories did.
@@ -262,13 +268,21 @@ class MemoryAutoencoder(nn.Module):
         Returns:
             Reconstruction: Reconstructions and reads.
         """
+        if not self.standardize:
+            return self._reconstruct(images)
+        mean, contrast = light(images.float())
+        scale = contrast / CONTRAST
+        standardized = self._reconstruct(((images - mean) / scale).to(images.dtype))
+        return standardized._replace(images=standardized.images * scale + mean)
+
+    def _reconstruct(self, images: torch.Tensor) -> Reconstruction:
         features, reads = [], []
         for memory, feature in zip(self.memories, self.encoder(images), strict=True):
             if isinstance(memory, BlockMemory):
                 reads.append(memory.read(feature))
                 features.append(reads[-1].features)
             else:
-                features.append(feature)
+                features.append(memory(feature))
         return Reconstruction(self.decoder(features), reads)
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from .autoencoder import Decoder, Encoder, scale_channels
+from .light import light
 
 SCALES = 4
-MIN_CONTRAST = 0.02  # standard deviation of an image in [-1, 1], below which it counts as flat
 
 
 class Comparison(nn.Module):
@@ -50,9 +50,8 @@ class Comparison(nn.Module):
             torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
         """
         images, reconstructions = images.float(), reconstructions.float()
-        centered = images - images.mean(dim=(1, 2, 3), keepdim=True)
-        contrast = centered.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(MIN_CONTRAST)
-        images, reconstructions = centered / contrast, (reconstructions - images + centered) / contrast
+        mean, contrast = light(images)
+        images, reconstructions = (images - mean) / contrast, (reconstructions - mean) / contrast
         difference = images - reconstructions
         # A network with the absolute value before its eyes learns several times as fast.
         both = torch.cat([images, reconstructions, difference, difference.abs()], dim=1)  # (B, 12, H, W)

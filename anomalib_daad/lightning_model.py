@@ -99,6 +99,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
             :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
             of ``restoration``; the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
+        standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
+            defect, see :class:`MemoryAutoencoder`. Defaults to ``False``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -144,6 +146,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         restoration: bool = False,
         score: ScoreKind = "mean_error",
         comparison_channels: int = 0,
+        standardize: bool = False,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -179,6 +182,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
                 connections=connections,
                 score=score,
                 comparison_channels=comparison_channels,
+                standardize=standardize,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()

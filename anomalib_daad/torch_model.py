@@ -84,6 +84,8 @@ class DaadModel(nn.Module):
             of :class:`StructureMap`. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
             place of L(x); the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
+        standardize (bool): Reconstruct every image at the same mean and contrast, see :class:`MemoryAutoencoder`.
+            Defaults to ``False``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
@@ -107,6 +109,7 @@ class DaadModel(nn.Module):
         connections: Connections = "memory",
         score: ScoreKind = "mean_error",
         comparison_channels: int = 0,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if score not in get_args(ScoreKind):
@@ -134,6 +137,7 @@ class DaadModel(nn.Module):
             memory_init,
             drop_below,
             connections,
+            standardize,
         )
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
         self.comparison = Comparison(comparison_channels) if comparison_channels else None

@@ -22,7 +22,13 @@ pytest.importorskip("nncf")
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+RESTORATION = {
+    "adversarial": False,
+    "restoration": True,
+    "score": "maximum_structure",
+    "comparison_channels": 4,
+    "standardize": True,
+}
 
 
 @pytest.fixture(

@@ -19,7 +19,13 @@ from anomalib_daad.corruption import FOCUS, CorruptedImages, _centers, corrupt, 
 from anomalib_daad.lightning_model import annealed
 from anomalib_daad.structure_map import StructureMap
 
-RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+RESTORATION = {
+    "adversarial": False,
+    "restoration": True,
+    "score": "maximum_structure",
+    "comparison_channels": 4,
+    "standardize": True,
+}
 
 
 def draw(count: int = 8, size: tuple[int, int] = (32, 40)) -> torch.Tensor:
@@ -165,6 +171,44 @@ def test_the_comparison_learns_to_find_differences() -> None:
     with torch.no_grad():
         logits = comparison.eval()(corrupted, images)
     assert logits[masks == 1].mean() > logits[masks == 0].mean() + 1.5
+
+
+# Standardised images.
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_more_or_less_light_is_restored_as_it_is(mode) -> None:
+    autoencoder = getattr(make_model(standardize=True).model.autoencoder, mode)()
+    images = draw(4, (32, 32))
+    gain, bias = (
+        torch.tensor([0.3, 0.8, 1.0, 1.5]).view(4, 1, 1, 1),
+        torch.tensor([0.5, -0.2, 0.3, 0.0]).view(4, 1, 1, 1),
+    )
+    with torch.no_grad():
+        expected = autoencoder(images) * gain + bias
+        torch.testing.assert_close(autoencoder(images * gain + bias), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_standardised_images_have_equal_mean_and_contrast() -> None:
+    autoencoder = make_model(standardize=True).model.autoencoder.eval()
+    images, seen = draw(4, (32, 32)) * 0.2 - 0.6, []
+    autoencoder.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    autoencoder.decoder.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
+    with torch.no_grad():
+        rebuilt = autoencoder(images)
+    entered, decoded = seen
+    for image, x, y, result in zip(*(t.double().numpy() for t in (images, entered, decoded, rebuilt)), strict=True):
+        assert x.mean() == pytest.approx(0, abs=1e-5)
+        assert x.std() == pytest.approx(0.4, abs=1e-5)
+        np.testing.assert_allclose(result, y / 0.4 * image.std() + image.mean(), atol=1e-5)
+
+
+def test_flat_images_are_not_blown_up() -> None:
+    autoencoder = make_model(standardize=True).model.autoencoder.eval()
+    flat = torch.full((1, 3, 32, 32), 0.25)
+    noise = 1e-4 * torch.randn_like(flat)
+    with torch.no_grad():
+        assert (autoencoder(flat + noise) - autoencoder(flat)).abs().max() < 1e-2
 
 
 # The model.

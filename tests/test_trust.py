@@ -22,7 +22,13 @@ from anomalib_daad.compare.report import load
 from anomalib_daad.compare.trial import Trial
 from anomalib_daad.inspection.checkpoint import load_model
 
-RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+RESTORATION = {
+    "adversarial": False,
+    "restoration": True,
+    "score": "maximum_structure",
+    "comparison_channels": 4,
+    "standardize": True,
+}
 MODELS = {
     "daad_plus": lambda: make_model(),
     "restoration": lambda: make_model(**RESTORATION),

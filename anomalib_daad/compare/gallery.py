@@ -176,7 +176,7 @@ def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
         if isinstance(model, Mnad)
         else model.model.autoencoder(prepared)
     )
-    return ((rebuilt[0] + 1) / 2 * 255).permute(1, 2, 0).float().cpu().numpy()
+    return (((rebuilt[0] + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
 
 
 def _range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

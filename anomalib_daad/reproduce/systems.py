@@ -39,6 +39,7 @@ _RESTORATION: dict[str, Any] = {
     "restoration": True,
     "score": "maximum_structure",
     "comparison_channels": 32,
+    "standardize": True,
     "base_channels": 32,
     "learning_rate": 2e-3,
     "gamma": 0.5,
@@ -49,6 +50,7 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "corruptions and comparison": {"restoration": False, "comparison_channels": 0},
     "comparison": {"comparison_channels": 0},
     "structure": {"score": "maximum_error"},
+    "equal light": {"standardize": False},
     "memory": {"connections": "skip"},
     "blocks": {"division_rates": None},
 }
