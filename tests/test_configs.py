@@ -66,8 +66,13 @@ def test_anomalibs_benchmark_starts_with_daad(data_root) -> None:
     assert job.flat_cfg["model.class_path"] == "Daad"
 
 
-def test_small_preset_is_the_one_that_is_timed() -> None:
-    shipped, timed = load("daad_plus_small.yaml").model.model, peers.MODELS["DAAD+ small"](256, 209)
+@pytest.mark.parametrize(
+    ("name", "peer"), [("daad_plus_small.yaml", "DAAD+ small"), ("daad_restoration.yaml", "DAAD, restoration")]
+)
+def test_presets_are_those_that_are_timed(name, peer) -> None:
+    shipped, timed = load(name).model.model, peers.MODELS[peer](256, 209)
+    assert shipped.autoencoder.standardize == timed.autoencoder.standardize
+    assert shipped.score_kind == timed.score_kind
     shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (shipped, timed)]
     assert shapes[0] == shapes[1]
 

@@ -23,6 +23,14 @@ from ..torch_model import DaadModel
 
 CORESET_RATIO = 0.1
 SMALL_CHANNELS = 24
+# configs/daad_restoration.yaml
+RESTORATION: dict[str, Any] = {
+    "adversarial": False,
+    "score": "maximum_structure",
+    "comparison_channels": 32,
+    "standardize": True,
+    "map_sigma": 3.0,
+}
 
 
 def _patchcore(size: int, num_images: int) -> nn.Module:
@@ -55,6 +63,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
     "DAAD+": lambda size, _: DaadModel((size, size)),
     "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
+    "DAAD, restoration": lambda size, _: DaadModel((size, size), **RESTORATION),
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,
