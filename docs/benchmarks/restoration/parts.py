@@ -23,11 +23,13 @@ from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
 from anomalib_daad.anomaly_map import AnomalyMap, maximum
+from anomalib_daad.light import light
 from anomalib_daad.output_folder import Row, write_table
 from anomalib_daad.pixel_measures import measure_pixels
 
 DEFECTS = 10  # in a picture
 SSIM_WINDOW = 7
+CONTRAST = 0.25  # of all images, where light is taken out
 
 
 class Judged(NamedTuple):
@@ -36,6 +38,7 @@ class Judged(NamedTuple):
     images: torch.Tensor
     restored: torch.Tensor
     structure: torch.Tensor
+    relative_structure: torch.Tensor
     error: torch.Tensor
     ssim: torch.Tensor
     comparison: torch.Tensor
@@ -52,11 +55,13 @@ def judge(model: Daad, datamodule: MVTecAD) -> Judged:
     for batch in datamodule.test_dataloader():
         images = model.pre_processor(batch.image)
         restored = network.autoencoder(images)
+        mean, contrast = light(images)
         comparison = network.anomaly_map.blur(network.comparison(images, restored))
         masks = interpolate(batch.gt_mask[:, None].float(), images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
         maps = (
             network.anomaly_map(images, restored),
+            network.anomaly_map(*(CONTRAST * (x - mean) / contrast for x in (images, restored))),
             error_map(images, restored),
             network.anomaly_map.blur(dissimilarity),
             comparison,
@@ -78,9 +83,11 @@ def measure(it: Judged) -> Row:
     fused = 0.5 * structure + 0.5 * comparison
     scores = {
         "mean_error": (it.images - it.restored).square().mean(dim=(1, 2, 3)),
+        "mean_relative_error": ((it.images - it.restored) / light(it.images).contrast).square().mean(dim=(1, 2, 3)),
         "maximum_error": maximum(it.error),
         "maximum_ssim": maximum(it.ssim),
         "maximum_structure": maximum(it.structure),
+        "maximum_relative_structure": maximum(it.relative_structure),
         "comparison": maximum(it.comparison),
         "sum_of_maxima": maximum(structure) + maximum(comparison),
         "fused_map": maximum(fused),
