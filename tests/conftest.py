@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
+RESTORATION = {
+    "adversarial": False,
+    "restoration": True,
+    "score": "maximum_structure",
+    "comparison_channels": 4,
+    "standardize": True,
+}
 
 
 def draw_part(rng: np.random.Generator, defective: bool) -> tuple[np.ndarray, np.ndarray]:

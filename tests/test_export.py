@@ -9,7 +9,7 @@ from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, ExportType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from conftest import make_model
+from conftest import RESTORATION, make_model
 from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
@@ -20,15 +20,6 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
-
-
-RESTORATION = {
-    "adversarial": False,
-    "restoration": True,
-    "score": "maximum_structure",
-    "comparison_channels": 4,
-    "standardize": True,
-}
 
 
 @pytest.fixture(

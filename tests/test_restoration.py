@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import RESTORATION, make_model
 from lightning.pytorch.callbacks import Callback
 from scipy import ndimage
 from torch import nn
@@ -18,14 +18,6 @@ from anomalib_daad.comparison import Comparison
 from anomalib_daad.corruption import FOCUS, CorruptedImages, _centers, corrupt, relight
 from anomalib_daad.lightning_model import annealed
 from anomalib_daad.structure_map import StructureMap
-
-RESTORATION = {
-    "adversarial": False,
-    "restoration": True,
-    "score": "maximum_structure",
-    "comparison_channels": 4,
-    "standardize": True,
-}
 
 
 def draw(count: int = 8, size: tuple[int, int] = (32, 40)) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from anomalib.models import Padim
-from conftest import make_model, mutated
+from conftest import RESTORATION, make_model, mutated
 from packaging.requirements import Requirement
 from safetensors import safe_open
 
@@ -22,13 +22,6 @@ from anomalib_daad.compare.report import load
 from anomalib_daad.compare.trial import Trial
 from anomalib_daad.inspection.checkpoint import load_model
 
-RESTORATION = {
-    "adversarial": False,
-    "restoration": True,
-    "score": "maximum_structure",
-    "comparison_channels": 4,
-    "standardize": True,
-}
 MODELS = {
     "daad_plus": lambda: make_model(),
     "restoration": lambda: make_model(**RESTORATION),
