@@ -275,6 +275,18 @@ class MemoryAutoencoder(nn.Module):
         standardized = self._reconstruct(((images - mean) / scale).to(images.dtype))
         return standardized._replace(images=standardized.images * scale + mean)
 
+    def relative_contrast(self, images: torch.Tensor) -> torch.Tensor | None:
+        """Measure what standardising divides images by, for the loss to see them as the network does.
+
+        Args:
+            images (torch.Tensor): Images that are reconstructed, shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor | None: Shape ``(B, 1, 1, 1)``, 1 for images of the contrast that standardised ones have; None
+            without ``standardize``.
+        """
+        return light(images.float()).contrast / CONTRAST if self.standardize else None
+
     def _reconstruct(self, images: torch.Tensor) -> Reconstruction:
         features, reads = [], []
         for memory, feature in zip(self.memories, self.encoder(images), strict=True):

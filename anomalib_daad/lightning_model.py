@@ -100,7 +100,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
             of ``restoration``; the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
-            defect, see :class:`MemoryAutoencoder`. Defaults to ``False``.
+            defect, see :class:`MemoryAutoencoder`; L_rec is of images at that contrast. Defaults to ``False``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -261,7 +261,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
             targets = relight(images, *LIGHT)
             inputs, masks = corrupt(targets)
         output: TrainingOutput = self.model(inputs, targets)
-        terms = self.generator_loss(targets, output.reconstructions, output.real, output.fake)
+        contrast = self.model.autoencoder.relative_contrast(inputs)
+        terms = self.generator_loss(targets, output.reconstructions, output.real, output.fake, contrast)
         total = terms.total + self.memory_loss(output.reads)
         if masks is not None and output.defects is not None:
             total = total + binary_cross_entropy_with_logits(output.defects, masks)

@@ -112,6 +112,7 @@ class GeneratorLoss(nn.Module):
         reconstructions: torch.Tensor,
         real: DiscriminatorOutput | None = None,
         fake: DiscriminatorOutput | None = None,
+        contrast: torch.Tensor | None = None,
     ) -> GeneratorTerms:
         """Compute the generator's loss.
 
@@ -121,12 +122,17 @@ class GeneratorLoss(nn.Module):
             real (DiscriminatorOutput | None): Discriminator's output for the images; no gradient flows through it.
                 None leaves L_adv and L_ali out (DAAD).
             fake (DiscriminatorOutput | None): Discriminator's output for the reconstructions.
+            contrast (torch.Tensor | None): What L_rec divides the images and reconstructions by, shape
+                ``(B, 1, 1, 1)``, so that images of little contrast weigh as much as others; None for nothing.
 
         Returns:
             GeneratorTerms: The total and its terms.
         """
         reconstruction = sample_distance(images, reconstructions, self.distance)
-        total = self.lambda_rec * reconstruction.mean()
+        weighed = reconstruction
+        if contrast is not None:
+            weighed = sample_distance(images / contrast, reconstructions / contrast, self.distance)
+        total = self.lambda_rec * weighed.mean()
         if real is None or fake is None:
             return GeneratorTerms(total, reconstruction, None, None)
         adversarial = _bce(fake.logits, 1.0) if self.objective == "non_saturating" else -_bce(fake.logits, 0.0)

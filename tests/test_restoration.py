@@ -202,6 +202,22 @@ def test_bright_points_are_not_cut_off() -> None:
         assert autoencoder(draw(4, (32, 32))).abs().max() > 10  # tanh would give 1 / 0.4 standard deviations at most
 
 
+@pytest.mark.parametrize("distance", ["l2", "mse"])
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_images_of_little_contrast_weigh_as_much_as_others(distance, adversarial) -> None:
+    model = make_model(standardize=True, distance=distance, adversarial=adversarial, lambda_adv=0.0, lambda_ali=0.0)
+    images = draw(4, (32, 32))
+    gain, bias = torch.tensor([0.2, 0.8, 1.0, 1.5]).view(4, 1, 1, 1), 0.1
+    with torch.no_grad():
+        full, weak = (model.losses(x).losses[0] for x in (images, images * gain + bias))
+        rebuilt = model.model.autoencoder(images)
+    difference = (images - rebuilt).double().numpy() / images.double().numpy().std(axis=(1, 2, 3), keepdims=True) * 0.4
+    squares = np.square(difference).reshape(4, -1)
+    expected = np.sqrt(squares.sum(axis=1)) if distance == "l2" else squares.mean(axis=1)
+    assert full.item() == pytest.approx(50 * expected.mean(), rel=1e-4)
+    assert weak.item() == pytest.approx(full.item(), rel=1e-3)
+
+
 def test_noise_of_flat_images_is_not_blown_up() -> None:
     autoencoder, seen = make_model(standardize=True).model.autoencoder.eval(), []
     autoencoder.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
