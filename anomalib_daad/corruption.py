@@ -80,8 +80,8 @@ def relight(images: torch.Tensor, gain: float, bias: float) -> torch.Tensor:
     """
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     grey = images.mean(dim=1, keepdim=True)
-    colour = 2 * (images - grey).flatten(1).std(dim=1).clamp_max(0.15)  # (B,)
-    tint = _uniform((*images.shape[:2], 1, 1), -1, 1, images) * min(bias, 1.0) * colour[:, None, None, None]
+    colour = 2 * _deviation(images - grey).clamp_max(0.15)  # (B, 1, 1, 1)
+    tint = _uniform((*images.shape[:2], 1, 1), -1, 1, images) * min(bias, 1.0) * colour
     shift = _per_image(images, -bias, bias) * _contrast(images) + tint
     return ((images - mean) * _per_image(images, -gain, gain).exp() + mean + shift).clamp(-1, 1)
 
@@ -97,7 +97,7 @@ def _regions(images: torch.Tensor) -> torch.Tensor:
     """Draw the regions to corrupt, boolean, shape ``(B, 1, H, W)``."""
     noise = _noise(images)
     levels = torch.quantile(noise.flatten(1), float(_uniform((), 0.5, 0.9, images)), dim=1)[:, None, None, None]
-    slopes = torch.stack(torch.gradient(noise, dim=(2, 3))).norm(dim=0)
+    slopes = torch.hypot(*torch.gradient(noise, dim=(2, 3)))
     lines = (noise - levels / 2).abs() < slopes * _per_image(images, math.log(0.5), math.log(2.0)).exp()
     textures = torch.where(_coin(images, 0.25), lines, noise > levels)
     in_window, is_whole = _coin(images, 0.7), _coin(images, 0.4)
@@ -147,7 +147,13 @@ def _centers(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _contrast(images: torch.Tensor) -> torch.Tensor:
-    return images.mean(dim=1).flatten(1).std(dim=1)[:, None, None, None]
+    return _deviation(images.mean(dim=1, keepdim=True))
+
+
+def _deviation(values: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of each sample, shape ``(B, 1, 1, 1)``; torch.std takes several times as long on CPUs."""
+    centered = values - values.mean(dim=(1, 2, 3), keepdim=True)
+    return centered.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 def _coin(images: torch.Tensor, probability: float) -> torch.Tensor:

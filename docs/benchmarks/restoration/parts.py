@@ -95,6 +95,10 @@ def measure(it: Judged) -> Row:
     row: Row = {name: round(roc_auc_score(it.labels, score), 4) for name, score in scores.items()}
     for name, anomaly_map in (("structure", it.structure), ("comparison", it.comparison), ("fused", fused)):
         row |= {f"{key}_{name}": value for key, value in measure_pixels(anomaly_map, it.masks).items()}
+        # Light of whole images has no part in this one.
+        pairs = [(mask, a) for mask, a in zip(it.masks, anomaly_map, strict=True) if mask.any()]
+        within = [roc_auc_score(mask.flatten(), a.flatten()) for mask, a in pairs]
+        row[f"pixel_AUROC_within_{name}"] = round(float(np.mean(within)), 4)
     return row
 
 
