@@ -1,8 +1,8 @@
 """The alignment distance of DAAD+ as a map: what each layer of the discriminator says of where a defect is.
 
-Of each layer's features the squared differences between image and reconstruction are averaged over the channels, enlarged
-to the image's size and blurred; the image's score is the strongest point. Beside them: L(x) as one number (eq. 6), R(x),
-and the maps that the package has.
+Of each layer's features the squared differences between image and reconstruction are averaged over the channels,
+enlarged to the image's size and blurred; the image's score is the strongest point. Beside them: L(x) as one number
+(eq. 6), R(x), and the maps that the package has.
 
 Example:
     python docs/benchmarks/restoration/alignment.py --root datasets/MVTecAD --output alignment.csv bottle:0:bottle.ckpt
