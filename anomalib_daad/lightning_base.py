@@ -34,6 +34,7 @@ from .image_cache import cache_images
 from .image_check import check_image_files
 from .loss import GeneratorTerms
 from .pre_processor import AntialiasPreProcessor
+from .precision import avoid_emulated_bfloat16
 from .quantization import quantize
 from .torch_model import Scores
 
@@ -96,15 +97,17 @@ class ReconstructionTraining(_Base):
     def setup(self, stage: str) -> None:
         """Refuse image files that cannot be read, or leave them out of a prediction, before any loader opens one.
 
-        Checkpoints are whole or not at all from here on.
+        Checkpoints are whole or not at all from here on. Training in bf16-mixed becomes training in float32 on
+        processors that emulate bfloat16, see :mod:`anomalib_daad.precision`.
 
         Args:
-            stage (str): Not used.
+            stage (str): ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
 
         Raises:
             ValueError: If files cannot be read; in a prediction, if none can.
         """
-        del stage
+        if stage == TrainerFn.FITTING:
+            avoid_emulated_bfloat16(self.trainer)
         write_whole_checkpoints(self.trainer)
         check_image_files(self.trainer)
 

@@ -10,6 +10,7 @@ from rich import print as rich_print
 
 from ..machine import describe_machine
 from ..output_folder import Row, read_table, write_table
+from ..precision import computes_bfloat16
 from . import inference, limit, peers, report, runtimes, training
 
 PARTS = (
@@ -98,9 +99,12 @@ def _check(parts: list[str], models: list[str], names: list[str], device: str) -
 
 
 def _limits(device: str) -> list[Row]:
+    dtypes = {"float32": torch.float32}
+    if computes_bfloat16(device):
+        dtypes["bfloat16"] = torch.bfloat16
     rows = [
         {"what": f"matrix multiply, {name}", "value": round(limit.matrix_multiply_rate(dtype, device) / 1e9, 1)}
         | {"unit": "GFLOP/s"}
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        for name, dtype in dtypes.items()
     ]
     return [*rows, {"what": "copy", "value": round(limit.copy_bandwidth(device) / 1e9, 1), "unit": "GB/s"}]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..inference_model import for_inference
+from ..precision import computes_bfloat16
 from ..torch_model import DaadModel
 from . import limit, peers, runtimes, timing
 
@@ -57,7 +58,8 @@ def compare(
         PatchCore's in the same runtime, operations, and the fraction of the limit that is reached, which is the
         larger of operations over the matrix-multiply rate and bytes over the copy bandwidth.
     """
-    rates = {dtype: limit.matrix_multiply_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    half = torch.bfloat16 if computes_bfloat16(device) else torch.float32  # OpenVINO's default precision
+    rates = {dtype: limit.matrix_multiply_rate(dtype, device) for dtype in {torch.float32, half}}
     bandwidth = limit.copy_bandwidth(device)
     rows = []
     for batch_size in batch_sizes:
@@ -66,7 +68,7 @@ def compare(
         with torch.no_grad():
             work = {name: limit.count_work(partial(model, images)) for name, model in built.items()}
         for runtime in names:
-            dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else torch.bfloat16  # int8 is mixed with it
+            dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else half  # int8 is mixed with it
             times = _time(runtime, built, images, seconds, device)
             for name, (operations, traffic) in work.items():
                 row: Row = {"model": name, "runtime": runtime, "size": size, "batch_size": batch_size}

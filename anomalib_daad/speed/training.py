@@ -27,6 +27,7 @@ from torch import nn
 from ..block_memory import MemoryRead
 from ..lightning_model import Daad
 from ..loss import DiscriminatorLoss, GeneratorLoss
+from ..precision import computes_bfloat16
 from ..torch_model import DaadModel
 from . import peers, timing
 
@@ -135,14 +136,19 @@ def compare(size: int, batch_size: int, seconds: float, device: str) -> list[Row
         device (str): ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        list[Row]: One row a model: milliseconds a step, images a second, and ratios to the plain DAAD+ and to DRAEM.
+        list[Row]: One row a model: milliseconds a step, images a second, and ratios to the plain DAAD+ and to DRAEM;
+        none in bfloat16 where that is emulated.
     """
     torch.manual_seed(0)
     images = torch.rand(batch_size, 3, size, size, device=device)
     signed = images * 2 - 1
-    steps: dict[str, Step] = {
-        "DAAD+, bf16": _daad(signed, True, torch.bfloat16),
-        "DAAD, bf16": _daad(signed, False, torch.bfloat16),
+    steps: dict[str, Step] = {}
+    if computes_bfloat16(device):
+        steps = {
+            "DAAD+, bf16": _daad(signed, True, torch.bfloat16),
+            "DAAD, bf16": _daad(signed, False, torch.bfloat16),
+        }
+    steps |= {
         "DAAD+, f32": _daad(signed, True, None),
         "DAAD+ plain, f32": _plain(signed),
         "DRAEM": _draem(images),
@@ -295,7 +301,7 @@ def share(size: int, batch_size: int, device: str, epoch: int = 26, epochs: int 
 def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, device: str) -> list[Row]:
     """Time DAAD+'s training step at several image sizes, and what 1000 epochs of 209 images would take.
 
-    On a GPU both with and without ``torch.compile``.
+    On a GPU both with and without ``torch.compile``; in bfloat16, and in float32 where that is emulated.
 
     Args:
         sizes (Sequence[int]): Heights and widths.
@@ -307,10 +313,11 @@ def steps_per_second(sizes: Sequence[int], batch_size: int, seconds: float, devi
         list[Row]: One row a size, on a GPU two.
     """
     rows: list[Row] = []
+    dtype = torch.bfloat16 if computes_bfloat16(device) else None
     for size in sizes:
         images = torch.rand(batch_size, 3, size, size, device=device) * 2 - 1
         choices = {"no": False, "yes": True} if device == "cuda" else {"no": False}
-        steps = {name: _daad(images, True, torch.bfloat16, compiled) for name, compiled in choices.items()}
+        steps = {name: _daad(images, True, dtype, compiled) for name, compiled in choices.items()}
         for name, values in timing.interleave(steps, seconds, f"steps at {size} px").items():
             summary = timing.summarize(values)
             row: Row = {"size": size, "batch_size": batch_size, "compiled": name, **summary}
