@@ -27,7 +27,7 @@ See Also:
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from anomalib.data import Batch
@@ -48,8 +48,10 @@ from .inference_model import for_inference
 from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .memory_loss import MemoryLoss
+from .muon import Muon
 from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
 
+OptimizerName = Literal["adam", "muon"]
 WARM_UP = 0.1  # share of a restoration training
 LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that restoration training varies
 
@@ -68,8 +70,10 @@ class Daad(ReconstructionTraining, AnomalibModule):
         lambda_adv (float): Weight of the adversarial loss. Defaults to ``0.5``.
         lambda_ali (float): Weight of the alignment loss. Defaults to ``0.5``.
         gamma (float): Weight of R(x) in the fused score, in [0, 1]. Defaults to ``0.9``.
-        learning_rate (float | None): Adam's learning rate; ``None`` is the paper's 2e-4 for DAAD+ and 1e-4 for DAAD.
-            Defaults to ``None``.
+        learning_rate (float | None): Adam's learning rate, which Muon's is a multiple of; ``None`` is the paper's
+            2e-4 for DAAD+ and 1e-4 for DAAD. Defaults to ``None``.
+        optimizer (str): ``"adam"`` (the paper's), or ``"muon"``, whose convolutions step along orthogonal matrices,
+            see :class:`Muon`. Defaults to ``"adam"``.
         flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
         seed (int | None): Makes initial weights, flips and the order of the data repeatable, epoch by epoch, so that
             a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
@@ -98,7 +102,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"`` or ``"maximum_structure"``, see
             :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
-            of ``restoration``; the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
+            of ``restoration``; the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
             defect, see :class:`MemoryAutoencoder`; L_rec is of images at that contrast. Defaults to ``False``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
@@ -128,6 +132,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         lambda_ali: float = 0.5,
         gamma: float = 0.9,
         learning_rate: float | None = None,
+        optimizer: OptimizerName = "adam",
         flips: bool = True,
         seed: int | None = None,
         image_cache_gb: float = 2.0,
@@ -161,6 +166,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         if learning_rate is not None and learning_rate <= 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
             raise ValueError(msg)
+        if optimizer not in get_args(OptimizerName):
+            msg = f"optimizer must be one of {get_args(OptimizerName)}, got {optimizer!r}."
+            raise ValueError(msg)
         if comparison_channels and not restoration:
             msg = "A learned comparison learns from the corruptions of restoration training: set restoration=True."
             raise ValueError(msg)
@@ -188,6 +196,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         self.discriminator_loss = DiscriminatorLoss()
         self.memory_loss = MemoryLoss(memory_losses)
         self.learning_rate = learning_rate or (2e-4 if adversarial else 1e-4)
+        self.optimizer_name = optimizer
         self.restoration = restoration
         self.calibrates_on_good = score != "mean_error"
         self.flips = flips
@@ -197,18 +206,15 @@ class Daad(ReconstructionTraining, AnomalibModule):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> Any:
-        """Configure Adam for the autoencoder and, for DAAD+, for the discriminator.
+        """Configure an optimizer for the autoencoder and, for DAAD+, one for the discriminator.
 
         Returns:
             Any: The generator's optimizer, then the discriminator's; for restoration training with their schedules.
         """
         networks = [(self.model.autoencoder, self.model.comparison), (self.model.discriminator,)]
         groups = [[weight for network in group if network for weight in network.parameters()] for group in networks]
-        optimizers = [
-            torch.optim.Adam(weights, lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
-            for weights in groups
-            if weights
-        ]
+        build = Muon if self.optimizer_name == "muon" else partial(torch.optim.Adam, betas=(0.9, 0.999), fused=True)
+        optimizers = [build(weights, lr=self.learning_rate) for weights in groups if weights]
         if not self.restoration:
             return optimizers
         steps = self.trainer.estimated_stepping_batches

@@ -83,7 +83,7 @@ class DaadModel(nn.Module):
             ``"maximum_error"`` or ``"maximum_structure"``, the maximum of the anomaly map, made of squared errors or
             of :class:`StructureMap`. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
-            place of L(x); the score is then the maximum of the two maps fused. 0 for none. Defaults to ``0``.
+            place of L(x); the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, see :class:`MemoryAutoencoder`.
             Defaults to ``False``.
 
@@ -174,14 +174,8 @@ class DaadModel(nn.Module):
             return self._infer(images)
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
-        reconstructions = self.autoencoder(images)
-        if self.comparison is not None:
-            # The blur of fused maps is what blurred maps give when they are fused.
-            difference = self.anomaly_map.difference(images, reconstructions)
-            anomaly_map = self.anomaly_map.blur(self.score(difference, self.comparison(images, reconstructions)))
-            return flag_not_finite(images, maximum(anomaly_map), anomaly_map)
-        anomaly_map = self.anomaly_map(images, reconstructions)
-        return flag_not_finite(images, self.score(*self._scores(images, reconstructions, anomaly_map)), anomaly_map)
+        scores, anomaly_map = self._judge(images)
+        return flag_not_finite(images, self.score(*scores), anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
@@ -197,22 +191,25 @@ class DaadModel(nn.Module):
         """
         check_images(images, self.image_size)
         with full_precision(images):
-            reconstructions = self.autoencoder(images)
-            return self._scores(images, reconstructions, self.anomaly_map(images, reconstructions))
+            return self._judge(images)[0]
 
-    def _scores(self, images: torch.Tensor, reconstructions: torch.Tensor, anomaly_map: torch.Tensor) -> Scores:
-        if self.comparison is not None:
-            defects = self.anomaly_map.blur(self.comparison(images, reconstructions))
-            return Scores(maximum(anomaly_map), maximum(defects))
+    def _judge(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
+        """Compute the parts of the score and the anomaly map."""
+        reconstructions = self.autoencoder(images)
+        anomaly_map = self.anomaly_map(images, reconstructions)
         if self.score_kind == "mean_error":
             reconstruction = sample_distance(images, reconstructions, self.distance)
         else:
             reconstruction = maximum(anomaly_map)
+        if self.comparison is not None:
+            defects = self.anomaly_map.blur(self.comparison(images, reconstructions))
+            return Scores(reconstruction, maximum(defects)), self.score(anomaly_map, defects)
         if self.discriminator is None:
-            return Scores(reconstruction, None)
+            return Scores(reconstruction, None), anomaly_map
         features = self.discriminator.features(torch.cat([images, reconstructions]))
         count = images.shape[0]
-        return Scores(reconstruction, sample_distance(features[:count], features[count:], self.distance))
+        alignment = sample_distance(features[:count], features[count:], self.distance)
+        return Scores(reconstruction, alignment), anomaly_map
 
 
 def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:

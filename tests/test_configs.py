@@ -105,7 +105,8 @@ def test_cpu_recipe() -> None:
 def test_demo_runs(tmp_path) -> None:
     cli = load(
         "demo.yaml",
-        *("--model.num_items", "5", "--model.base_channels", "4", "--trainer.max_steps", "2"),
+        *("--model.num_items", "5", "--model.base_channels", "4", "--model.comparison_channels", "4"),
+        *("--trainer.max_steps", "2"),
         *("--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false"),
         *("--default_root_dir", str(tmp_path / "results")),
     )

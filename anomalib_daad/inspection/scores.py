@@ -117,20 +117,18 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
     if model.model.comparison is None:
         caption = "R(x), the distance of image and reconstruction, against L(x), that of their features in the "
         caption += "discriminator."
-        side = "Images right of and above the dashed line are called defective"
     else:
         caption = (
             "R(x), the strongest point of the difference of image and reconstruction, against L(x), that of their "
         )
         caption += "learned comparison."
-        # Two fused maps are nowhere stronger than their strongest points together.
-        side = "Images left of and below the dashed line pass, others where both are strong at one point do not"
     if threshold is not None:
         line = decision_line(score, threshold.score, *limits)
         axes.plot(*line.T, color="black", linestyle="--", label="decision")
         caption += (
-            f" {side}: it is where {score.gamma:g} R' + {1 - score.gamma:g} L' = {threshold.score:.4g}, "
-            f"{threshold.source}, with R' and L' scaled by the model's ranges."
+            f" Images right of and above the dashed line are called defective: it is where {score.gamma:g} R' + "
+            f"{1 - score.gamma:g} L' = {threshold.score:.4g}, {threshold.source}, with R' and L' scaled by the model's "
+            "ranges."
         )
     else:
         caption += " No line: the checkpoint has no threshold, and these images are not of both kinds."
