@@ -308,7 +308,8 @@ def test_the_learning_rate_rises_and_falls(make_datamodule, make_engine) -> None
     assert model.optimizers().param_groups[0]["lr"] == pytest.approx(model.learning_rate * annealed(5, 5))
 
 
-def test_a_resumed_restoration_equals_an_uninterrupted_one(make_datamodule, make_engine, tmp_path) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_resumed_restoration_equals_an_uninterrupted_one(optimizer, make_datamodule, make_engine, tmp_path) -> None:
     class Keep(Callback):
         def on_train_epoch_end(self, trainer, pl_module) -> None:
             del pl_module
@@ -316,7 +317,7 @@ def test_a_resumed_restoration_equals_an_uninterrupted_one(make_datamodule, make
                 trainer.save_checkpoint(path)
 
     path = tmp_path / "half.ckpt"
-    whole, resumed = make_model(**RESTORATION), make_model(**RESTORATION)
+    whole, resumed = (make_model(**RESTORATION, optimizer=optimizer) for _ in range(2))
     make_engine(max_epochs=4, callbacks=[Keep()]).fit(whole, datamodule=make_datamodule())
     make_engine(max_epochs=4).fit(resumed, datamodule=make_datamodule(), ckpt_path=path)
     for key, value in whole.model.state_dict().items():
