@@ -1,6 +1,7 @@
-"""What the fourth round of restoration training tried: short trainings of the preset's network with one thing changed.
+"""What the fourth and fifth rounds tried: short restoration trainings of the preset's network with one thing changed.
 
-Defaults are the third round's preset. Ranges are those of the good test images, anomalib's default for MVTec AD.
+Defaults are the third round's preset; the fifth round's small networks are --relative --size 64 --base_channels 16.
+Ranges are those of the good test images, anomalib's default for MVTec AD.
 
 Example:
     python docs/benchmarks/restoration/explore.py --root datasets/MVTecAD --category bottle --relative --output rows.csv
@@ -8,6 +9,7 @@ Example:
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +25,32 @@ from anomalib_daad.corruption import corrupt, relight
 from anomalib_daad.light import light
 from anomalib_daad.lightning_model import LIGHT, annealed
 from anomalib_daad.loss import sample_distance
+from anomalib_daad.muon import Muon
 from anomalib_daad.output_folder import Row, read_table, write_table
+from anomalib_daad.precision import computes_bfloat16
 from anomalib_daad.structure_map import StructureMap
 from anomalib_daad.torch_model import DaadModel
 
-SIZE = (128, 128)
 CONTRAST = 0.4  # at which a relative loss sees images
 
 
-def load(root: Path, category: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def load(root: Path, category: str, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Read training images, test images, labels and masks."""
     datamodule = MVTecAD(root, category, eval_batch_size=16, num_workers=0)
     datamodule.setup()
-    transform = Daad.configure_pre_processor(SIZE).transform
+    transform = Daad.configure_pre_processor((size, size)).transform
     train = torch.stack([transform(item.image) for item in datamodule.train_data])
     test = [(transform(item.image), item.gt_label, item.gt_mask) for item in datamodule.test_data]
     images, labels, masks = (torch.stack([torch.as_tensor(x) for x in part]) for part in zip(*test, strict=True))
-    return train, images, labels.int(), (interpolate(masks[:, None].float(), SIZE) > 0)[:, 0].int()
+    return train, images, labels.int(), (interpolate(masks[:, None].float(), (size, size)) > 0)[:, 0].int()
 
 
 def train(model: DaadModel, images: torch.Tensor, arguments: argparse.Namespace) -> None:
     """Train as the preset does, with the changes asked for."""
     structure = StructureMap()
     moved = RandomAffine(5, translate=(0.03, 0.03), scale=(0.96, 1.04), padding_mode="border", p=1.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate, fused=True)
+    build = Muon if arguments.optimizer == "muon" else partial(torch.optim.Adam, fused=True)
+    optimizer = build(model.parameters(), lr=arguments.learning_rate)
     generator = torch.Generator().manual_seed(arguments.seed)
     order = torch.empty(0, dtype=torch.long)
     for step in range(arguments.steps):
@@ -59,7 +63,7 @@ def train(model: DaadModel, images: torch.Tensor, arguments: argparse.Namespace)
         targets = relight(batch, *LIGHT)
         inputs, masks = corrupt(targets)
         model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16("cpu")):
             restored = model.autoencoder.reconstruct(inputs.contiguous(memory_format=torch.channels_last)).images
             defects = model.comparison(inputs, restored if arguments.end_to_end else restored.detach())
         contrast = light(inputs).contrast / CONTRAST if arguments.relative else 1.0
@@ -97,6 +101,7 @@ def measure(model: DaadModel, images: torch.Tensor, labels: torch.Tensor, masks:
         "mean_relative_error": ((images - restored) / contrast).square().mean(dim=(1, 2, 3)),
         "relative_structure": maximum(model.anomaly_map(*relative)),
         **{name: maximum(anomaly_map) for name, anomaly_map in maps.items()},
+        "score": maximum(scaled[0]) + maximum(scaled[1]),
     }
     row: Row = {name: round(roc_auc_score(labels, score), 3) for name, score in scores.items()}
     defective = masks.flatten(1).any(dim=1)
@@ -116,6 +121,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--optimizer", choices=["adam", "muon"], default="adam")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--base_channels", type=int, default=32, help="of the autoencoder and of the comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--relative", action="store_true", help="loss relative to the contrast of each image")
     parser.add_argument(
@@ -125,16 +133,17 @@ def main() -> None:
     parser.add_argument("--end_to_end", action="store_true", help="the comparison trains the autoencoder too")
     parser.add_argument("--moved", action="store_true", help="turn, move and scale every second image a little")
     arguments = parser.parse_args()
-    images, *test = load(arguments.root, arguments.category)
+    images, *test = load(arguments.root, arguments.category, arguments.size)
     torch.manual_seed(arguments.seed)
     model = DaadModel(
-        SIZE,
+        (arguments.size, arguments.size),
+        (arguments.size // 16, arguments.size // 16, 1),
         adversarial=False,
         gamma=0.5,
-        base_channels=32,
-        map_sigma=1.5,
+        base_channels=arguments.base_channels,
+        map_sigma=1.5 * arguments.size / 128,
         score="maximum_structure",
-        comparison_channels=32,
+        comparison_channels=arguments.base_channels,
         standardize=True,
     ).to(memory_format=torch.channels_last)
     start = time.process_time()
