@@ -42,6 +42,7 @@ _RESTORATION: dict[str, Any] = {
     "standardize": True,
     "base_channels": 32,
     "learning_rate": 2e-3,
+    "optimizer": "muon",
     "gamma": 0.5,
     "map_sigma": 1.5,
     "flips": False,
