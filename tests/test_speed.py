@@ -15,7 +15,7 @@ from torch import nn
 
 from anomalib_daad import Daad
 from anomalib_daad.output_folder import read_table, write_table
-from anomalib_daad.speed import inference, limit, peers, report, runtimes, timing, training
+from anomalib_daad.speed import benchmark, inference, limit, peers, report, runtimes, timing, training
 from anomalib_daad.speed.benchmark import speed
 from anomalib_daad.torch_model import DaadModel
 
@@ -130,6 +130,7 @@ def test_table_round_trip(tmp_path) -> None:
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(limit, "matrix_multiply_rate", lambda *_: 2e9)
     monkeypatch.setattr(limit, "copy_bandwidth", lambda _: 3e9)
+    monkeypatch.setattr(benchmark, "computes_bfloat16", lambda _: True)
     chosen = {"models": ["DAAD"], "runtimes": ["torch"], "image_size": 128, "batch_sizes": [1], "seconds": 0.0}
     monkeypatch.setattr(inference, "share", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
