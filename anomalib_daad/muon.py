@@ -81,7 +81,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """Set the singular values of a matrix near 1, between 0.7 and 1.2, but for the very small ones.
 
     Newton-Schulz: X becomes p(X Xᵀ) X five times over. The polynomials p of all five are multiplied first, which takes
-    products of the small side alone.
+    products of the small side alone; all of them are symmetric and commute.
 
     Args:
         matrix (torch.Tensor): Shape ``(m, n)``.
@@ -89,15 +89,18 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     Returns:
         torch.Tensor: Same shape.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / wide.norm().clamp_min(1e-12)
-    gram = wide @ wide.T  # (m, m)
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = eye
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize(matrix.T).T
+    matrix = matrix / matrix.norm().clamp_min(1e-12)
+    gram = matrix @ matrix.T  # (m, m)
+    product = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        product = _polynomial(product @ gram @ product) @ product
+    return product @ matrix
+
+
+def _polynomial(gram: torch.Tensor) -> torch.Tensor:
     a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
-        polynomial = torch.addmm(b * gram, gram, gram, alpha=c) + a * eye
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
-    wide = product @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial
