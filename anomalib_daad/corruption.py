@@ -4,9 +4,9 @@
 
 Regions of an image are filled from another image of the batch, or from elsewhere in the same one: turned, mirrored,
 moved, and half of the time in another light. The regions are blobs and lines of smooth noise, as DRAEM and FAIR draw
-them, and windows, as CutPaste and NSA do, which lie more often where an image has detail. Light and colour change in
-proportion to the contrast and colour that the image has: a grey product gets no coloured stains, which would be too
-easy to find.
+them, windows, as CutPaste and NSA do, which lie more often where an image has detail, and specks of a few pixels. Light
+and colour change in proportion to the contrast and colour that the image has: a grey product gets no coloured stains,
+which would be too easy to find.
 
 Papers:
     DRAEM: https://arxiv.org/abs/2108.07610
@@ -31,6 +31,7 @@ VISIBLE = 0.08  # change of a pixel, relative to its image's contrast, from whic
 MIN_VISIBLE = 0.015  # the same in units of [-1, 1], for images without contrast
 CELLS = 16  # rows and columns of the grid on which windows are drawn
 FOCUS = 0.8  # how far windows follow the slopes of an image: 0 draws them anywhere alike
+SPECKLED = 0.3  # share of images whose regions are specks
 
 
 class CorruptedImages(NamedTuple):
@@ -95,26 +96,37 @@ def _displace(images: torch.Tensor) -> torch.Tensor:
 
 def _regions(images: torch.Tensor) -> torch.Tensor:
     """Draw the regions to corrupt, boolean, shape ``(B, 1, H, W)``."""
-    noise = _noise(images)
-    levels = torch.quantile(noise.flatten(1), float(_uniform((), 0.5, 0.9, images)), dim=1)[:, None, None, None]
+    is_speckled = _coin(images, SPECKLED)
+    noise = _noise(images, is_speckled)
+    levels = _level(noise, torch.where(is_speckled, _per_image(images, 0.005, 0.1), _per_image(images, 0.1, 0.5)))
     slopes = torch.hypot(*torch.gradient(noise, dim=(2, 3)))
     lines = (noise - levels / 2).abs() < slopes * _per_image(images, math.log(0.5), math.log(2.0)).exp()
-    textures = torch.where(_coin(images, 0.25), lines, noise > levels)
-    in_window, is_whole = _coin(images, 0.7), _coin(images, 0.4)
+    textures = torch.where(_coin(images, 0.25) & ~is_speckled, lines, noise > levels)
+    in_window, is_whole = _coin(images, 0.7) & ~is_speckled, _coin(images, 0.4)
     return (_windows(images) | ~in_window) & (textures | (in_window & is_whole))
 
 
-def _noise(images: torch.Tensor) -> torch.Tensor:
-    """Smooth noise with cells of a half to a thirty-second of the image, shape ``(B, 1, H, W)``."""
+def _noise(images: torch.Tensor, is_fine: torch.Tensor) -> torch.Tensor:
+    """Smooth noise with cells of a half, or where it is fine of an eighth, to a thirty-second of the image.
+
+    Shape ``(B, 1, H, W)``.
+    """
     size = images.shape[-2:]
     layers = []
-    for _ in images:
-        rows, columns = (2 ** torch.randint(1, 6, (2,))).tolist()
+    for fine in is_fine.flatten().tolist():
+        rows, columns = (2 ** torch.randint(3 if fine else 1, 6, (2,))).tolist()
         if torch.rand(()) < 0.7:
             columns = rows
         grid = torch.randn(1, 1, rows + 1, columns + 1, device=images.device)
         layers.append(interpolate(grid, size, mode="bicubic", align_corners=True))
     return torch.cat(layers)
+
+
+def _level(noise: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Level that a share of each image lies above, shape ``(B, 1, 1, 1)``."""
+    ascending = noise.flatten(1).sort(dim=1).values
+    place = ((1 - share).flatten(1) * (ascending.shape[1] - 1)).round().long()
+    return ascending.gather(1, place)[:, :, None, None]
 
 
 def _windows(images: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn.functional import interpolate
 
-from anomalib_daad import Daad
+from anomalib_daad import Daad, corruption
 from anomalib_daad.comparison import Comparison
 from anomalib_daad.corruption import FOCUS, CorruptedImages, _centers, corrupt, relight
 from anomalib_daad.lightning_model import annealed
@@ -82,6 +82,21 @@ def test_windows_lie_where_there_is_detail() -> None:
         counts = torch.histc(position, 4, 0, 1)
         assert counts.sum() == 2000
         assert counts.min() > 400
+
+
+def test_specks_are_small_and_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = draw(64, (128, 128))
+    largest, share = {}, {}
+    for speckled in (0.0, 1.0):
+        monkeypatch.setattr(corruption, "SPECKLED", speckled)
+        masks = [mask[0].numpy() for mask in corruption._regions(images)]
+        areas = [np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks]
+        largest[speckled] = np.mean([area.max(initial=0) for area in areas]) / 128**2
+        share[speckled] = np.array([mask.mean() for mask in masks])
+    assert largest[1.0] < 0.015 < 0.03 < largest[0.0]
+    assert share[1.0].min() > 0.0045
+    assert share[1.0].max() < 0.1005
+    assert np.std(share[1.0]) == pytest.approx(0.095 / 12**0.5, rel=0.25)  # drawn evenly, image by image
 
 
 def test_a_grey_product_stays_grey() -> None:

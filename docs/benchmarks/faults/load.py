@@ -53,7 +53,7 @@ def serve(name: str, found: Iterator[float], places: list[int], alone: list[floa
     """
     differences: list[float] = []
     memory: list[float] = []
-    every = len(places) // 100
+    every = max(1, len(places) // 100)
     start = time.perf_counter()
     for place, score in zip(places, found, strict=True):
         differences.append(abs(score - alone[place]))
