@@ -11,6 +11,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 from anomalib_daad import Daad, DemoTextures
+from anomalib_daad.reproduce import systems
 from anomalib_daad.speed import peers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -123,3 +124,13 @@ def test_restoration_configs(name) -> None:
     assert model.restoration
     assert model.model.comparison is not None
     assert model.calibrates_on_good
+
+
+def test_demo_and_reproduce_train_the_recommended_model() -> None:
+    preset, demo = (
+        yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]
+        for name in ("daad_restoration_cpu.yaml", "demo.yaml")
+    )
+    assert demo == preset
+    arguments = systems.SYSTEMS["Restoration"].arguments
+    assert {**arguments, "image_size": [128, 128], "seed": 0} == preset
