@@ -54,6 +54,7 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "equal light": {"standardize": False},
     "memory": {"connections": "skip"},
     "blocks": {"division_rates": None},
+    "Muon": {"optimizer": "adam"},
 }
 
 
