@@ -84,14 +84,21 @@ def train(model: DaadModel, images: torch.Tensor, arguments: argparse.Namespace)
 
 
 @torch.no_grad()
-def measure(model: DaadModel, images: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor) -> Row:
-    """Judge the scores by image, and the maps by pixel: over all images, and within each defective image."""
+def restore_and_map(model: DaadModel, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Restore images, and make the structure map and the comparison's map of them."""
     model.eval()
     restored = torch.cat([model.autoencoder(batch) for batch in images.split(16)])
     compared = [model.comparison(*pair) for pair in zip(images.split(16), restored.split(16), strict=True)]
+    structure = model.anomaly_map(images, restored)
+    return restored, {"structure": structure, "comparison": model.anomaly_map.blur(torch.cat(compared))}
+
+
+@torch.no_grad()
+def measure(model: DaadModel, images: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor) -> Row:
+    """Judge the scores by image, and the maps by pixel: over all images, and within each defective image."""
+    restored, maps = restore_and_map(model, images)
     mean, contrast = light(images)
     relative = ((x - mean) / contrast * 0.25 for x in (images, restored))
-    maps = {"structure": model.anomaly_map(images, restored), "comparison": model.anomaly_map.blur(torch.cat(compared))}
     scaled = []
     for anomaly_map in maps.values():
         low, high = maximum(anomaly_map)[labels == 0].aminmax()
@@ -119,21 +126,19 @@ def measure_held_out(model: DaadModel, held_out: torch.Tensor, seen: torch.Tenso
 
     The second is 0.5 unless the network learnt the images that it saw by heart.
     """
-    model.eval()
     torch.manual_seed(777)
     corrupted = torch.cat([corrupt(batch, share=1.0).images for batch in held_out.repeat(4, 1, 1, 1).split(8)])
-    structure, comparison, score = [], [], []
-    for images in (held_out, corrupted, seen):
-        restored = torch.cat([model.autoencoder(batch) for batch in images.split(16)])
-        structure.append(maximum(model.anomaly_map(images, restored)))
-        comparison.append(maximum(model.anomaly_map.blur(model.comparison(images, restored))))
-        if images is held_out:
-            model.score.calibrate(structure[0], comparison[0])
-        score.append(model.score(structure[-1], comparison[-1]))
+    unseen, bad, known = (
+        {name: maximum(anomaly_map) for name, anomaly_map in restore_and_map(model, images)[1].items()}
+        for images in (held_out, corrupted, seen)
+    )
+    model.score.calibrate(unseen["structure"], unseen["comparison"])
+    for scores in (unseen, bad, known):
+        scores["score"] = model.score(scores["structure"], scores["comparison"])
     row: Row = {}
-    for name, (unseen, bad, known) in {"structure": structure, "comparison": comparison, "score": score}.items():
-        row[f"{name}_corrupted"] = _auroc(unseen, bad)
-        row[f"{name}_unseen"] = _auroc(known, unseen)
+    for name in unseen:
+        row[f"{name}_corrupted"] = _auroc(unseen[name], bad[name])
+        row[f"{name}_unseen"] = _auroc(known[name], unseen[name])
     return row
 
 
@@ -168,7 +173,6 @@ def main() -> None:
     arguments = parser.parse_args()
     corruption.SPECKLED = arguments.speckled
     images, *test = load(arguments.root, arguments.category, arguments.size)
-    held_out = images[:0]
     if arguments.held_out:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(123))
         held_out, images = images[order].tensor_split([len(images) // 5])
@@ -189,7 +193,10 @@ def main() -> None:
     seconds = round(time.process_time() - start)
     options = {key: str(value) for key, value in vars(arguments).items() if key not in {"root", "output"}}
     rows = read_table(arguments.output) if arguments.output.exists() else []
-    measures = measure_held_out(model, held_out, images[: len(held_out)]) if len(held_out) else measure(model, *test)
+    if arguments.held_out:
+        measures = measure_held_out(model, held_out, images[: len(held_out)])
+    else:
+        measures = measure(model, *test)
     write_table([*rows, {**options, **measures, "core_seconds": seconds}], arguments.output)
 
 
