@@ -11,6 +11,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 from anomalib_daad import Daad, DemoTextures
+from anomalib_daad.block_memory import BlockMemory
 from anomalib_daad.reproduce import systems
 from anomalib_daad.speed import peers
 
@@ -134,3 +135,29 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
     assert demo == preset
     arguments = systems.SYSTEMS["Restoration"].arguments
     assert {**arguments, "image_size": [128, 128], "seed": 0} == preset
+
+
+def parts_of(model: Daad) -> set[str]:
+    """Names, in `reproduce`'s systems, of the parts of restoration training that a model has."""
+    memories = [module for module in model.modules() if isinstance(module, BlockMemory)]
+    has = {
+        "corruptions and comparison": model.restoration,
+        "comparison": model.model.comparison is not None,
+        "structure": model.model.score_kind == "maximum_structure",
+        "equal light": model.model.autoencoder.standardize,
+        "memory": len(memories) > 0,
+        "blocks": any(memory.block_shape[1] > 1 for memory in memories),
+        "Muon": model.optimizer_name == "muon",
+    }
+    return {part for part, present in has.items() if present}
+
+
+def test_each_part_of_restoration_training_can_be_taken_away() -> None:
+    whole = parts_of(Daad(image_size=(128, 128), **systems.SYSTEMS["Restoration"].arguments))
+    prefix = "Restoration without "
+    parts = {name.removeprefix(prefix) for name in systems.SYSTEMS if name.startswith(prefix)}
+    assert parts == whole
+    goes_with_it = {"corruptions and comparison": {"comparison"}, "memory": {"blocks"}}
+    for part in parts:
+        model = Daad(image_size=(128, 128), **systems.SYSTEMS[prefix + part].arguments)
+        assert whole - parts_of(model) == {part} | goes_with_it.get(part, set())
