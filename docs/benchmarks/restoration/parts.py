@@ -2,7 +2,8 @@
 
 """What each score of a restoration model is worth, on the same trained networks, and pictures of what it does.
 
-Ranges are those of the good test images, anomalib's default for MVTec AD.
+Ranges are those of the good test images, anomalib's default for MVTec AD. Pixels are judged at the model's size, or at
+``--mask_size``: models of other sizes are compared at one, their maps enlarged linearly.
 
 Example:
     python docs/benchmarks/restoration/parts.py --root datasets/MVTecAD --output parts.csv --pictures pictures \
@@ -47,7 +48,7 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(model: Daad, datamodule: MVTecAD) -> Judged:
+def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     """Restore and compare the test images."""
     network = model.model
     error_map = AnomalyMap(float(model.hparams["map_sigma"]))
@@ -57,7 +58,7 @@ def judge(model: Daad, datamodule: MVTecAD) -> Judged:
         restored = network.autoencoder(images)
         mean, contrast = light(images)
         comparison = network.anomaly_map.blur(network.comparison(images, restored))
-        masks = interpolate(batch.gt_mask[:, None].float(), images.shape[-2:])[:, 0] > 0
+        masks = interpolate(batch.gt_mask[:, None].float(), mask_size or images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
         maps = (
             network.anomaly_map(images, restored),
@@ -93,7 +94,8 @@ def measure(it: Judged) -> Row:
         "fused_map": maximum(fused),
     }
     row: Row = {name: round(roc_auc_score(it.labels, score), 4) for name, score in scores.items()}
-    for name, anomaly_map in (("structure", it.structure), ("comparison", it.comparison), ("fused", fused)):
+    for name, small_map in (("structure", it.structure), ("comparison", it.comparison), ("fused", fused)):
+        anomaly_map = interpolate(small_map, it.masks.shape[-2:], mode="bilinear")
         row |= {f"{key}_{name}": value for key, value in measure_pixels(anomaly_map, it.masks).items()}
         # Light of whole images has no part in this one.
         pairs = [(mask, a) for mask, a in zip(it.masks, anomaly_map, strict=True) if mask.any()]
@@ -108,7 +110,8 @@ def draw(it: Judged, path: Path) -> None:
     chosen = chosen[torch.linspace(0, len(chosen) - 1, DEFECTS).round().long()]
     good = it.labels == 0
     heat = [(scale(m, good) / 2).clamp(0, 1).expand(-1, 3, -1, -1) for m in (it.structure, it.comparison)]
-    columns = [it.images / 2 + 0.5, it.restored / 2 + 0.5, *heat, it.masks[:, None].float().expand(-1, 3, -1, -1)]
+    masks = interpolate(it.masks[:, None].float(), it.images.shape[-2:])
+    columns = [it.images / 2 + 0.5, it.restored / 2 + 0.5, *heat, masks.expand(-1, 3, -1, -1)]
     grid = torch.cat([torch.cat(list(column[chosen]), dim=2) for column in columns], dim=1)
     Image.fromarray((grid.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(path)
 
@@ -120,13 +123,14 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--mask_size", type=int, help="height and width at which pixels are judged")
     arguments = parser.parse_args()
     rows = []
     for text in arguments.checkpoints:
         category, seed, path = text.split(":", 2)
         datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
         datamodule.setup()
-        it = judge(Daad.load_from_checkpoint(path, map_location="cpu").eval(), datamodule)
+        it = judge(Daad.load_from_checkpoint(path, map_location="cpu").eval(), datamodule, arguments.mask_size)
         rows.append({"category": category, "seed": seed, **measure(it)})
         print({name: np.round(value, 3) if isinstance(value, float) else value for name, value in rows[-1].items()})
         write_table(rows, arguments.output)
