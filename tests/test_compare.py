@@ -26,6 +26,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+import yaml
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from browser import open_in_browser
 from conftest import draw_part
@@ -334,9 +335,16 @@ def test_configurations_take_part(path) -> None:
     contestant = Contestant.parse(str(path))
     assert contestant.trainer.keys() <= {"max_epochs", "max_steps", "precision"}
     with torch.device("meta"):
-        model = contestant.build(128, seed=3)
-    assert model.hparams["image_size"] == (128, 128)
+        model = contestant.build(contestant.image_size, seed=3)
+    written = yaml.safe_load(path.read_text())["model"]["init_args"]["image_size"]
+    assert list(model.hparams["image_size"]) == written
     assert model.hparams["seed"] == 3
+
+
+def test_images_that_are_not_square_take_no_part(tmp_path) -> None:
+    (tmp_path / "wide.yaml").write_text("model: {class_path: Daad, init_args: {image_size: [128, 256]}}")
+    with pytest.raises(ValueError, match=r"wide.yaml: .*square.*\[128, 256\]"):
+        Contestant.parse(str(tmp_path / "wide.yaml"))
 
 
 @pytest.mark.parametrize("text", ["", "model: 3", "model: {init_args: {}}", "a: [", "- 1"])
@@ -630,9 +638,9 @@ def _here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compared(data_root, tmp_path_factory, _here) -> Path:
-    """Output of a comparison of a small Daad, PaDiM and a configuration that fails as it trains."""
+    """Output of a comparison: a small Daad at a size of its own, PaDiM, a configuration that fails as it trains."""
     folder = tmp_path_factory.mktemp("comparison")
-    (folder / "small.yaml").write_text(SMALL)
+    (folder / "small.yaml").write_text(SMALL.replace("{division_rates", "{image_size: [64, 64], division_rates"))
     (folder / "broken.yaml").write_text(SMALL.replace("32-true", "nonsense"))
     models = [f"{folder / 'small.yaml'},Padim", str(folder / "broken.yaml")]
     with pytest.raises(ValueError, match=r"1 of 3 models failed.*broken on part: .*nonsense"):
@@ -657,11 +665,14 @@ def test_the_tables_hold_what_was_measured(compared) -> None:
         assert float(row["auroc_low"]) <= float(row["auroc"]) <= float(row["auroc_high"])
         assert (row["good_test_images"], row["defective_test_images"]) == ("5", "6")
         maps, masks = (np.load(folder / f"{name}.npy") for name in ("maps", "masks"))
+        assert maps.shape[1:] == (int(row["image_size"]),) * 2
         assert float(row["auroc_pixel"]) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
         assert float(row["aupro"]) == pytest.approx(pro_by_definition(maps, masks), abs=1e-3)
         assert min(float(row[key]) for key in ("torch_ms", "openvino_ms", "deployed_mb", "train_peak_mb")) > 0
         assert min(float(row[key]) for key in ("torch_images_per_second", "openvino_images_per_second")) > 0
         assert not (folder / "engine").exists()
+    assert [row["image_size"] for row in rows] == ["64", "32"]
+    assert "resized to 64 x 64 (small), 32 x 32 (Padim)" in text
 
 
 class Collector(HTMLParser):

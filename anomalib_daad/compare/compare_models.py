@@ -56,7 +56,7 @@ def compare(
             good and, if there are any, defective ones in other folders; or a YAML file of a datamodule.
         models: Names of anomalib's models, or YAML files as "anomalib train --config" takes them.
         categories: Categories of the root; all of them if not given.
-        image_size: Height and width that images are resized to, for all models.
+        image_size: Height and width that images are resized to, for models whose configuration does not say.
         steps: Steps of the trainings whose recipe does not say how long they are.
         batch_size: Images a step of the trainings whose recipe does not say.
         seed: Seed of splits and trainings.
@@ -85,11 +85,18 @@ def compare(
         raise ValueError(msg)
     found = find_data(data, categories, validation)
     weights = None if backbone_weights is None else str(backbone_weights.resolve())
+    # What needs no weights is the same trial with any.
     trials = [
-        # What needs no weights is the same trial with any.
-        Trial(contestant, it, image_size, steps, batch_size, seed, device, True, None, None)
-        if contestant.needs_no_weights
-        else Trial(contestant, it, image_size, steps, batch_size, seed, device, pretrained, backbone, weights)
+        Trial(
+            contestant,
+            it,
+            contestant.image_size or image_size,
+            steps,
+            batch_size,
+            seed,
+            device,
+            *((True, None, None) if contestant.needs_no_weights else (pretrained, backbone, weights)),
+        )
         for it in found
         for contestant in contestants
     ]

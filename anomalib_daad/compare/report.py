@@ -98,7 +98,7 @@ def write_report(
     write_table(rows, output / "results.csv")
     whole = {"machine": machine, "advice": advice._asdict(), "results": rows, "failed": failed}
     write_text(output / "results.json", json.dumps(whole, indent=1))
-    conditions = _conditions(trials[0], machine, largest)
+    conditions = _conditions(trials, machine, largest)
     write_text(output / "report.md", _markdown(by_data, largest, costs, advice, conditions, failed))
 
     with rc_context(STYLE):
@@ -148,7 +148,7 @@ def _costs(findings: Sequence[Finding], output: Path, seconds: float, machine: s
     costs = measure_costs(
         {finding.name: load(finding) for finding in findings},
         {finding.name: finding.folder for finding in findings},
-        trial.image_size,
+        max(finding.trial.image_size for finding in findings),
         seconds,
         trial.device,
     )
@@ -188,10 +188,13 @@ def _weights(trial: Trial) -> str:
     return "anomalib's"
 
 
-def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
-    arguments = trial.data.arguments
+def _conditions(trials: Sequence[Trial], machine: str, largest: str) -> dict[str, str]:
+    arguments = trials[0].data.arguments
+    sizes = {trial.contestant.name: f"{trial.image_size} x {trial.image_size}" for trial in trials}
+    same = set(sizes.values())
+    resized = same.pop() if len(same) == 1 else ", ".join(f"{size} ({name})" for name, size in sizes.items())
     validation = arguments.get(
-        "val_split_mode", "same_as_test" if trial.data.class_path == "MVTecAD" else "its default"
+        "val_split_mode", "same_as_test" if trials[0].data.class_path == "MVTecAD" else "its default"
     )
     where = {
         "same_as_test": "the test images themselves, where anomalib takes the score with the best F1; parts that score "
@@ -201,7 +204,7 @@ def _conditions(trial: Trial, machine: str, largest: str) -> dict[str, str]:
     }
     return {
         "Machine": machine,
-        "Images": f"resized to {trial.image_size} x {trial.image_size} pixels; seed {trial.seed}",
+        "Images": f"resized to {resized} pixels; seed {trials[0].seed}",
         "Thresholds": f"calibrated on {where.get(str(validation), str(validation))}",
         "Intervals": "95%, bootstrap over test images alone; training was done once, with one seed; no interval stands "
         "where no resample differed, which is not certainty: it saw no image of the kind that would be judged wrongly",
