@@ -35,6 +35,7 @@ _GENERATORS: dict[str, dict[str, Any]] = {
 }
 # configs/daad_restoration_cpu.yaml, and what is left of it without each of its parts.
 _RESTORATION: dict[str, Any] = {
+    "division_rates": (4, 4, 1),
     "adversarial": False,
     "restoration": True,
     "score": "maximum_structure",
@@ -44,7 +45,7 @@ _RESTORATION: dict[str, Any] = {
     "learning_rate": 2e-3,
     "optimizer": "muon",
     "gamma": 0.5,
-    "map_sigma": 1.5,
+    "map_sigma": 0.75,
     "flips": False,
 }
 _WITHOUT: dict[str, dict[str, Any]] = {
