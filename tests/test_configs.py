@@ -132,7 +132,8 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
         yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]
         for name in ("daad_restoration_cpu.yaml", "demo.yaml")
     )
-    assert demo == preset
+    size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
+    assert {"division_rates": [8, 8, 1], **demo} == {**preset, **size}
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
     assert {**arguments, "image_size": [64, 64], "seed": 0} == preset
