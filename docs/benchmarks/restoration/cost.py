@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What presets cost per image, all in turn: random weights, images of 256 px, which each resizes to its own size.
+
+Example:
+    python docs/benchmarks/restoration/cost.py --output cost.csv \
+        configs/daad_restoration_cpu.yaml configs/daad_plus_cpu.yaml
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from anomalib.engine import Engine
+
+from anomalib_daad.compare.contestant import Contestant
+from anomalib_daad.compare.cost import measure_costs
+from anomalib_daad.output_folder import write_table
+
+IMAGE_SIZE = 256
+
+
+def main() -> None:
+    """Write one row a configuration."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configurations", nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    arguments = parser.parse_args()
+    contestants = [Contestant.parse(path) for path in arguments.configurations]
+    models = {it.name: it.build(it.image_size or IMAGE_SIZE, seed=0).eval() for it in contestants}
+    with TemporaryDirectory() as root:
+        folders = {name: Path(root, name) for name in models}
+        for name, model in models.items():
+            Engine(logger=False, accelerator="cpu").export(model, "openvino", export_root=folders[name])
+        costs = measure_costs(models, folders, IMAGE_SIZE, arguments.seconds, "cpu")
+    rows = [{"model": name, "image_size": models[name].model.image_size[0], **row} for name, row in costs.items()]
+    write_table(rows, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
