@@ -341,6 +341,13 @@ def test_configurations_take_part(path) -> None:
     assert model.hparams["seed"] == 3
 
 
+def test_a_size_that_a_model_does_not_take_is_refused(tmp_path) -> None:
+    (tmp_path / "sized.yaml").write_text("model: {class_path: Padim, init_args: {image_size: [64, 64]}}")
+    contestant = Contestant.parse(str(tmp_path / "sized.yaml"))
+    with pytest.raises(ValueError, match=r"sized: Padim has no argument image_size"):
+        contestant.build(64, seed=0)
+
+
 def test_images_that_are_not_square_take_no_part(tmp_path) -> None:
     (tmp_path / "wide.yaml").write_text("model: {class_path: Daad, init_args: {image_size: [128, 256]}}")
     with pytest.raises(ValueError, match=r"wide.yaml: .*square.*\[128, 256\]"):

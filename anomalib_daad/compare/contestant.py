@@ -4,7 +4,7 @@
 
 Example:
     >>> Contestant.parse("Padim")
-    Contestant(name='Padim', class_path='Padim', arguments={}, trainer={}, batch_size=None, image_size=None)
+    Contestant(name='Padim', class_path='Padim', arguments={}, trainer={}, batch_size=None)
 """
 
 import re
@@ -41,7 +41,6 @@ class Contestant:
         arguments (dict[str, Any]): Arguments of the class.
         trainer (dict[str, Any]): Arguments of the trainer that belong to a recipe, where a configuration sets them.
         batch_size (int | None): Images a step, where a configuration sets it.
-        image_size (int | None): Height and width that images are resized to, where a configuration sets it.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Contestant:
     arguments: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
-    image_size: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Contestant":
@@ -86,8 +84,11 @@ class Contestant:
             msg = f"{path}: a comparison knows no trainer.{other[0]}; leave it out, or train without compare."
             raise ValueError(msg)
         recipe = {key: value for key, value in trainer.items() if key in _RECIPE}
-        size = _square(arguments.pop("image_size", None), path)
-        return cls(path.stem, class_path, arguments, recipe, _BATCH_SIZES.get(class_path, batch_size), size)
+        sides = arguments.get("image_size")
+        if isinstance(sides, list) and len(set(sides)) != 1:
+            msg = f"{path}: a comparison knows square images alone, got image_size {sides}; make its sides equal."
+            raise ValueError(msg)
+        return cls(path.stem, class_path, arguments, recipe, _BATCH_SIZES.get(class_path, batch_size))
 
     def build(
         self,
@@ -159,6 +160,12 @@ class Contestant:
         return self.needs_no_weights
 
     @property
+    def image_size(self) -> int | None:
+        """Height and width that images are resized to, where a configuration sets it."""
+        size = self.arguments.get("image_size")
+        return size[0] if isinstance(size, list) else size
+
+    @property
     def needs_no_weights(self) -> bool:
         """Whether there are no weights from elsewhere that the model could start from."""
         return self.class_path in _FROM_SCRATCH
@@ -181,14 +188,6 @@ def _find(name: str) -> str:
     nearest = f"the nearest are {', '.join(classes[key] for key in near)}" if near else "see anomalib's documentation"
     msg = f"There is no model {name}: {nearest}; or give a YAML file."
     raise ValueError(msg)
-
-
-def _square(size: int | list[int] | None, path: Path) -> int | None:
-    sides = size if isinstance(size, list) else [size]
-    if len(set(sides)) != 1:
-        msg = f"{path}: a comparison knows square images alone, got image_size {sides}; make height and width equal."
-        raise ValueError(msg)
-    return sides[0]
 
 
 def _plain(name: str) -> str:
