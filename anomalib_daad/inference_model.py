@@ -43,6 +43,9 @@ def for_inference(model: DaadModel) -> DaadModel:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norm(model)
     _rewrite_memories(model.autoencoder)
+    if model.placement is not None:
+        model.placement.is_settled = model.placement.is_known
+        model.placement = model.placement if model.placement.is_settled else None
     return model.to(memory_format=torch.channels_last)
 
 

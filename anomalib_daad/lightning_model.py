@@ -44,6 +44,7 @@ from .anomaly_map import maximum
 from .autoencoder import Connections
 from .block_memory import MemoryInit
 from .corruption import corrupt, relight
+from .distributed import gather
 from .inference_model import for_inference
 from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
@@ -105,6 +106,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
             of ``restoration``; the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
             defect, see :class:`MemoryAutoencoder`; L_rec is of images at that contrast. Defaults to ``False``.
+        placement_radius (int): Judge every image where it is reconstructed best within so many pixels at
+            ``image_size``, if training images have a place of their own, which textures have not, see
+            :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -120,6 +124,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
     """
 
     model: DaadModel
+    _latest_images: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -152,6 +157,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         score: ScoreKind = "mean_error",
         comparison_channels: int = 0,
         standardize: bool = False,
+        placement_radius: int = 0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -191,6 +197,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
                 score=score,
                 comparison_channels=comparison_channels,
                 standardize=standardize,
+                placement_radius=placement_radius,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()
@@ -262,6 +269,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The losses in the order of :meth:`configure_optimizers`.
         """
+        self._latest_images = images
         targets, inputs, masks = images, images, None
         if self.restoration:
             targets = relight(images, *LIGHT)
@@ -293,6 +301,27 @@ class Daad(ReconstructionTraining, AnomalibModule):
         if output.defects is not None:
             return Scores(reconstruction, maximum(self.model.anomaly_map.blur(output.defects[good])))
         return Scores(reconstruction, None if terms.alignment is None else terms.alignment[good])
+
+    def on_validation_start(self) -> None:
+        """Learn whether parts have a place of their own before the ranges of the scores are taken."""
+        self._learn_placement()
+        super().on_validation_start()
+
+    def on_train_epoch_end(self) -> None:
+        """The same where there is no validation."""
+        if not self.trainer.enable_validation:
+            self._learn_placement()
+        super().on_train_epoch_end()
+
+    def _learn_placement(self) -> None:
+        """Measure on the latest training images what a movement does to their error."""
+        if self.model.placement is None or self._latest_images is None:
+            return
+        was_training = self.model.training
+        self.model.eval()
+        growth = self.model.placement.measure_growth(self._latest_images, self.model.autoencoder)
+        self.model.train(was_training)
+        self.model.placement.growth.copy_(gather(growth).median())
 
     def inference_model(self) -> DaadModel:
         """Network that is exported: rewritten by :func:`for_inference`.

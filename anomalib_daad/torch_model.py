@@ -24,6 +24,7 @@ from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
 from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
+from .placement import PlacementSearch, move
 
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
 
@@ -86,6 +87,8 @@ class DaadModel(nn.Module):
             place of L(x); the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, see :class:`MemoryAutoencoder`.
             Defaults to ``False``.
+        placement_radius (int): Judge every image where it is reconstructed best within so many pixels, see
+            :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
@@ -110,6 +113,7 @@ class DaadModel(nn.Module):
         score: ScoreKind = "mean_error",
         comparison_channels: int = 0,
         standardize: bool = False,
+        placement_radius: int = 0,
     ) -> None:
         super().__init__()
         if score not in get_args(ScoreKind):
@@ -142,6 +146,7 @@ class DaadModel(nn.Module):
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
         self.comparison = Comparison(comparison_channels) if comparison_channels else None
         self.anomaly_map = AnomalyMap(map_sigma, structure=score == "maximum_structure")
+        self.placement = PlacementSearch(placement_radius) if placement_radius else None
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.
@@ -194,7 +199,14 @@ class DaadModel(nn.Module):
             return self._judge(images)[0]
 
     def _judge(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
-        """Compute the parts of the score and the anomaly map."""
+        """Compute the parts of the score and the anomaly map, of each image where its part belongs."""
+        if self.placement is None or not self.placement.is_known:
+            return self._judge_in_place(images)
+        rows, columns = self.placement(images, self.autoencoder)
+        scores, anomaly_map = self._judge_in_place(move(images, rows, columns))
+        return scores, move(anomaly_map, -rows, -columns)
+
+    def _judge_in_place(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
         reconstructions = self.autoencoder(images)
         anomaly_map = self.anomaly_map(images, reconstructions)
         if self.score_kind == "mean_error":

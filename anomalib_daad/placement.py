@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where a part lies: images are moved to where the network restores them best before they are judged.
+
+A network that restores parts which always lie alike learns their place by heart, and a good part that lies a hundredth
+of the image elsewhere looks defective to it. What it knows by heart is used here: of all small movements, the one with
+the smallest error puts the part where training images had it. Textures have no place to be found, and would only lose
+defects at their borders; whether there is one is measured on training images.
+
+Example:
+    >>> import torch
+    >>> images = torch.rand(2, 3, 64, 64)
+    >>> moved = move(images, torch.tensor([1, 0]), torch.tensor([0, -2]))
+    >>> torch.equal(moved[0, :, 1:], images[0, :, :-1]), torch.equal(moved[1, :, :, :-2], images[1, :, :, 2:])
+    (True, True)
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+# The place of the image itself first: where errors are equal, nothing moves.
+_NEIGHBOURS = ((0, 0), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+KNOWN = 2.0  # times that the error grows by one pixel of movement, from which the place of parts counts as known
+
+Restore = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PlacementSearch(nn.Module):
+    """Search, pixel by pixel, for the movement of each image that is restored with the smallest squared error.
+
+    Every step tries the eight neighbours of the best place so far, nine restorations in all.
+
+    Args:
+        radius (int): Steps, and the largest movement in rows and in columns, in pixels, at least 1.
+
+    Attributes:
+        is_settled (bool): The place is known for good, as in an export, whose graph cannot depend on it.
+        growth (torch.Tensor): How many times larger the error of training images is when they are moved by one pixel,
+            a scalar; NaN before calibration. Below :data:`KNOWN`, and before calibration, nothing is moved.
+
+    Raises:
+        ValueError: If the radius is less than 1.
+    """
+
+    def __init__(self, radius: int) -> None:
+        super().__init__()
+        if radius < 1:
+            msg = f"placement_radius must be at least 1, or 0 for no search, got {radius}."
+            raise ValueError(msg)
+        self.radius = radius
+        self.is_settled = False
+        self.growth: torch.Tensor
+        self.register_buffer("growth", torch.tensor(torch.nan))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the network knows the place of parts."""
+        return self.is_settled or bool(self.growth >= KNOWN)
+
+    def forward(self, images: torch.Tensor, restore: Restore) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the movement of each image.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            restore (Restore): Restores images of that shape, of any number.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: Rows and columns to move each image by, each of shape ``(B,)``.
+        """
+        rows = columns = torch.zeros(images.shape[0], dtype=torch.long, device=images.device)
+        for _ in range(self.radius):
+            errors = _errors_around(images, rows, columns, restore)  # (B, 9)
+            best = errors.argmin(dim=1)
+            neighbours = torch.tensor(_NEIGHBOURS, device=images.device)[best]  # (B, 2)
+            rows, columns = rows + neighbours[:, 0], columns + neighbours[:, 1]
+        return rows, columns
+
+    @torch.no_grad()
+    def measure_growth(self, images: torch.Tensor, restore: Restore) -> torch.Tensor:
+        """Measure how much the error of training images grows when they are moved by one pixel.
+
+        Args:
+            images (torch.Tensor): Good images that the network was trained on, shape ``(B, 3, H, W)``.
+            restore (Restore): Restores images of that shape, of any number.
+
+        Returns:
+            torch.Tensor: Mean error of the eight movements, divided by the error of the image itself, shape ``(B,)``.
+        """
+        nowhere = torch.zeros(images.shape[0], dtype=torch.long, device=images.device)
+        errors = _errors_around(images, nowhere, nowhere, restore)
+        return errors[:, 1:].mean(dim=1) / errors[:, 0].clamp_min(1e-12)
+
+
+def _errors_around(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, restore: Restore) -> torch.Tensor:
+    """Squared errors of the images moved by rows and columns and to the neighbours of that, shape ``(B, 9)``."""
+    count = len(_NEIGHBOURS)
+    steps = torch.tensor(_NEIGHBOURS, device=images.device)
+    candidates = move(
+        images.repeat_interleave(count, dim=0),
+        (rows[:, None] + steps[:, 0]).flatten(),
+        (columns[:, None] + steps[:, 1]).flatten(),
+    )  # (9 B, 3, H, W)
+    errors = (candidates - restore(candidates)).square().mean(dim=(1, 2, 3))
+    return errors.reshape(-1, count)
+
+
+def move(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Move each image down and to the right by whole pixels, with its borders repeated.
+
+    Args:
+        images (torch.Tensor): Images or maps, shape ``(B, C, H, W)``.
+        rows (torch.Tensor): Pixels down, shape ``(B,)``, integers.
+        columns (torch.Tensor): Pixels to the right, shape ``(B,)``, integers.
+
+    Returns:
+        torch.Tensor: Moved images, same shape.
+    """
+    _, channels, height, width = images.shape
+    from_rows = (torch.arange(height, device=images.device) - rows[:, None]).clamp(0, height - 1)  # (B, H)
+    from_columns = (torch.arange(width, device=images.device) - columns[:, None]).clamp(0, width - 1)  # (B, W)
+    moved = images.gather(2, from_rows[:, None, :, None].expand(-1, channels, -1, width))
+    return moved.gather(3, from_columns[:, None, None, :].expand(-1, channels, height, -1))
