@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
 from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.placement import KNOWN
 
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
@@ -24,8 +25,8 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 @pytest.fixture(
     scope="module",
-    params=[{"adversarial": True}, {"adversarial": False}, RESTORATION],
-    ids=["daad_plus", "daad", "restoration"],
+    params=[{"adversarial": True}, {"adversarial": False}, RESTORATION, {**RESTORATION, "placement_radius": 2}],
+    ids=["daad_plus", "daad", "restoration", "placement"],
 )
 def trained(request, data_root, tmp_path_factory):
     """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32)."""
@@ -35,6 +36,8 @@ def trained(request, data_root, tmp_path_factory):
         default_root_dir=tmp_path_factory.mktemp("results"), accelerator="cpu", max_epochs=3, enable_progress_bar=False
     )
     engine.fit(model, datamodule=datamodule)
+    if model.model.placement is not None:
+        model.model.placement.growth.fill_(KNOWN)  # more than so short a training learns
     return engine, model, datamodule
 
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Images are judged where the network restores them best, if training images have a place of their own."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import RESTORATION, make_model
+
+from anomalib_daad.inference_model import for_inference
+from anomalib_daad.placement import KNOWN, PlacementSearch, move
+
+SIZE = (24, 32)
+
+
+def moved_by_loop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """``(C, H, W)`` moved down and to the right, pixel by pixel."""
+    moved = np.empty_like(image)
+    _, height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            source = min(max(row - rows, 0), height - 1), min(max(column - columns, 0), width - 1)
+            moved[:, row, column] = image[:, source[0], source[1]]
+    return moved
+
+
+def blob() -> torch.Tensor:
+    """A smooth part on plain ground, ``(3, H, W)``, that may move by some pixels without leaving the image."""
+    rows, columns = torch.meshgrid(torch.arange(SIZE[0]) - 11.0, torch.arange(SIZE[1]) - 14.0, indexing="ij")
+    part = (torch.exp(-((rows / 4) ** 2) - (columns / 5) ** 2) - 0.02).clamp_min(0)
+    return torch.stack([part, 0.5 * part, -part])
+
+
+def restore_blob(images: torch.Tensor) -> torch.Tensor:
+    """A network that knows one image by heart and gives a little of what it sees."""
+    return 0.9 * blob().expand(len(images), -1, -1, -1) + 0.1 * images
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_every_movement_within_the_radius_is_undone(radius) -> None:
+    offsets = [(r, c) for r in range(-radius, radius + 1) for c in range(-radius, radius + 1)]
+    images = torch.stack([torch.from_numpy(moved_by_loop(blob().numpy(), *offset)) for offset in offsets])
+    rows, columns = PlacementSearch(radius)(images, restore_blob)
+    assert list(zip((-rows).tolist(), (-columns).tolist(), strict=True)) == offsets
+    torch.testing.assert_close(move(images, rows, columns), blob().expand_as(images))
+
+
+def test_a_movement_beyond_the_radius_is_undone_as_far_as_it_goes() -> None:
+    image = torch.from_numpy(moved_by_loop(blob().numpy(), 3, -4))[None]
+    rows, columns = PlacementSearch(2)(image, restore_blob)
+    assert (rows.item(), columns.item()) == (-2, 2)
+
+
+def test_movements_are_those_of_a_loop() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(5, 2, 7, 9)
+    rows, columns = torch.tensor([0, 3, -2, 9, -1]), torch.tensor([0, -4, 1, 0, -20])
+    expected = [moved_by_loop(image.numpy(), int(r), int(c)) for image, r, c in zip(images, rows, columns, strict=True)]
+    np.testing.assert_array_equal(move(images, rows, columns).numpy(), np.stack(expected))
+
+
+def test_what_is_restored_equally_well_anywhere_stays() -> None:
+    rows, columns = PlacementSearch(2)(torch.rand(3, 3, *SIZE), lambda images: images)
+    assert not rows.any() and not columns.any()
+
+
+def test_growth_is_that_of_a_loop() -> None:
+    torch.manual_seed(0)
+    images = blob() + 0.05 * torch.randn(4, 3, *SIZE)
+    expected = []
+    for image in images.numpy():
+        errors = {}
+        for offset in [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]:
+            candidate = moved_by_loop(image, *offset)
+            errors[offset] = np.mean((candidate - restore_blob(torch.from_numpy(candidate)[None])[0].numpy()) ** 2)
+        own = errors.pop((0, 0))
+        expected.append(np.mean(list(errors.values())) / own)
+    np.testing.assert_allclose(PlacementSearch(1).measure_growth(images, restore_blob), expected, rtol=1e-4)
+
+
+def known(growth: float = 10.0):
+    """A network with a search, as if it had learnt the place of its training images or not."""
+    torch.manual_seed(0)
+    model = make_model(**RESTORATION, placement_radius=2).eval().model
+    model.placement.growth.fill_(growth)
+    model.score.calibrate(torch.tensor([0.0, 2.0]), torch.tensor([-5.0, 5.0]))
+    return model
+
+
+def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
+    model = known()
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    plain = copy.deepcopy(model)
+    plain.placement = None
+    rows, columns = model.placement(images, model.autoencoder)
+    assert rows.any() or columns.any()
+    output = model(images)
+    for index, image in enumerate(images):
+        offset = int(rows[index]), int(columns[index])
+        in_place = plain(torch.from_numpy(moved_by_loop(image.numpy(), *offset))[None])
+        torch.testing.assert_close(output.pred_score[index], in_place.pred_score[0])
+        back = moved_by_loop(in_place.anomaly_map[0].numpy(), -offset[0], -offset[1])
+        np.testing.assert_allclose(output.anomaly_map[index], back, atol=1e-5)
+        torch.testing.assert_close(
+            model.scores(images).reconstruction[index],
+            plain.scores(torch.from_numpy(moved_by_loop(image.numpy(), *offset))[None]).reconstruction[0],
+        )
+
+
+@pytest.mark.parametrize("growth", [float("nan"), 0.9 * KNOWN])
+def test_without_a_known_place_nothing_is_moved(growth) -> None:
+    model = known(growth)
+    plain = copy.deepcopy(model)
+    plain.placement = None
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    for a, b in zip(model(images), plain(images), strict=True):
+        assert torch.equal(a, b) if a is not None else b is None
+    assert for_inference(model).placement is None
+
+
+def test_the_rewritten_network_searches_alike() -> None:
+    model = known()
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    rewritten = for_inference(model)
+    torch.testing.assert_close(rewritten(images).pred_score, model(images).pred_score, atol=1e-4, rtol=0)
+    assert rewritten.placement.is_settled and not model.placement.is_settled
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_training_learns_whether_there_is_a_place(validated, make_datamodule, make_engine, tmp_path) -> None:
+    model = make_model(**RESTORATION, placement_radius=1, flips=False)
+    arguments = {} if validated else {"limit_val_batches": 0}
+    engine = make_engine(max_epochs=3, **arguments)
+    engine.fit(model, datamodule=make_datamodule(train_batch_size=12))
+    measured = model.model.placement.growth.clone()
+    images = model._latest_images  # noqa: SLF001
+    assert len(images) == 12
+    expected = PlacementSearch(1).measure_growth(images, model.eval().model.autoencoder).median()
+    torch.testing.assert_close(measured, expected)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    assert torch.equal(type(model).load_from_checkpoint(tmp_path / "model.ckpt").model.placement.growth, measured)
+
+
+def test_a_negative_radius_is_refused() -> None:
+    with pytest.raises(ValueError, match="placement_radius must be at least 1, or 0 for no search, got -1"):
+        make_model(placement_radius=-1)
