@@ -309,7 +309,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
 
     def on_train_epoch_end(self) -> None:
         """The same where there is no validation."""
-        if not self.trainer.enable_validation:
+        if not (self.trainer.enable_validation and self._validated):
             self._learn_placement()
         super().on_train_epoch_end()
 

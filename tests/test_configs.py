@@ -133,7 +133,8 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
         for name in ("daad_restoration_cpu.yaml", "demo.yaml")
     )
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
-    assert {"division_rates": [8, 8, 1], **demo} == {**preset, **size}
+    texture = {"placement_radius": 2}  # which has no place
+    assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size}
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
     assert {**arguments, "image_size": [64, 64], "seed": 0} == preset
@@ -150,6 +151,7 @@ def parts_of(model: Daad) -> set[str]:
         "memory": len(memories) > 0,
         "blocks": any(memory.block_shape[1] > 1 for memory in memories),
         "Muon": model.optimizer_name == "muon",
+        "placement": model.model.placement is not None,
     }
     return {part for part, present in has.items() if present}
 

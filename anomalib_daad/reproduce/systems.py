@@ -46,6 +46,7 @@ _RESTORATION: dict[str, Any] = {
     "optimizer": "muon",
     "gamma": 0.5,
     "map_sigma": 0.75,
+    "placement_radius": 2,
     "flips": False,
 }
 _WITHOUT: dict[str, dict[str, Any]] = {
@@ -56,6 +57,7 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "memory": {"connections": "skip"},
     "blocks": {"division_rates": None},
     "Muon": {"optimizer": "adam"},
+    "placement": {"placement_radius": 0},
 }
 
 
