@@ -16,6 +16,7 @@ Example:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -25,6 +26,31 @@ _NEIGHBOURS = ((0, 0), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 
 KNOWN = 2.0  # times that the error grows by one pixel of movement, from which the place of parts counts as known
 
 Restore = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Placed(NamedTuple):
+    """Images where their parts belong.
+
+    Attributes:
+        images (torch.Tensor): Moved images, shape ``(B, 3, H, W)``.
+        rows (torch.Tensor | None): Pixels that each was moved down, shape ``(B,)``; None where there is no search.
+        columns (torch.Tensor | None): Pixels that each was moved to the right, shape ``(B,)``; None likewise.
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
+
+    def back(self, maps: torch.Tensor) -> torch.Tensor:
+        """Move what was made of the moved images to where the images were.
+
+        Args:
+            maps (torch.Tensor): Maps or images, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: The same, moved back.
+        """
+        return maps if self.rows is None or self.columns is None else move(maps, -self.rows, -self.columns)
 
 
 class PlacementSearch(nn.Module):
@@ -59,15 +85,15 @@ class PlacementSearch(nn.Module):
         """Whether the network knows the place of parts."""
         return self.is_settled or bool(self.growth >= KNOWN)
 
-    def forward(self, images: torch.Tensor, restore: Restore) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the movement of each image.
+    def forward(self, images: torch.Tensor, restore: Restore) -> Placed:
+        """Move each image to where it is restored best.
 
         Args:
             images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
             restore (Restore): Restores images of that shape, of any number.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: Rows and columns to move each image by, each of shape ``(B,)``.
+            Placed: The moved images.
         """
         rows = columns = torch.zeros(images.shape[0], dtype=torch.long, device=images.device)
         for _ in range(self.radius):
@@ -75,7 +101,7 @@ class PlacementSearch(nn.Module):
             best = errors.argmin(dim=1)
             neighbours = torch.tensor(_NEIGHBOURS, device=images.device)[best]  # (B, 2)
             rows, columns = rows + neighbours[:, 0], columns + neighbours[:, 1]
-        return rows, columns
+        return Placed(move(images, rows, columns), rows, columns)
 
     @torch.no_grad()
     def measure_growth(self, images: torch.Tensor, restore: Restore) -> torch.Tensor:

@@ -24,7 +24,7 @@ from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
 from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
-from .placement import PlacementSearch, move
+from .placement import Placed, PlacementSearch
 
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
 
@@ -200,13 +200,24 @@ class DaadModel(nn.Module):
 
     def _judge(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
         """Compute the parts of the score and the anomaly map, of each image where its part belongs."""
-        if self.placement is None or not self.placement.is_known:
-            return self._judge_in_place(images)
-        rows, columns = self.placement(images, self.autoencoder)
-        scores, anomaly_map = self._judge_in_place(move(images, rows, columns))
-        return scores, move(anomaly_map, -rows, -columns)
+        placed = self.in_place(images)
+        scores, anomaly_map = self._judge_placed(placed.images)
+        return scores, placed.back(anomaly_map)
 
-    def _judge_in_place(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
+    def in_place(self, images: torch.Tensor) -> Placed:
+        """Move images to where they are judged.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Placed: The images as they are, unless there is a search and the network knows the place of parts.
+        """
+        if self.placement is None or not self.placement.is_known:
+            return Placed(images)
+        return self.placement(images, self.autoencoder)
+
+    def _judge_placed(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
         reconstructions = self.autoencoder(images)
         anomaly_map = self.anomaly_map(images, reconstructions)
         if self.score_kind == "mean_error":

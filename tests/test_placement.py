@@ -42,14 +42,14 @@ def restore_blob(images: torch.Tensor) -> torch.Tensor:
 def test_every_movement_within_the_radius_is_undone(radius) -> None:
     offsets = [(r, c) for r in range(-radius, radius + 1) for c in range(-radius, radius + 1)]
     images = torch.stack([torch.from_numpy(moved_by_loop(blob().numpy(), *offset)) for offset in offsets])
-    rows, columns = PlacementSearch(radius)(images, restore_blob)
+    placed, rows, columns = PlacementSearch(radius)(images, restore_blob)
     assert list(zip((-rows).tolist(), (-columns).tolist(), strict=True)) == offsets
-    torch.testing.assert_close(move(images, rows, columns), blob().expand_as(images))
+    torch.testing.assert_close(placed, blob().expand_as(images))
 
 
 def test_a_movement_beyond_the_radius_is_undone_as_far_as_it_goes() -> None:
     image = torch.from_numpy(moved_by_loop(blob().numpy(), 3, -4))[None]
-    rows, columns = PlacementSearch(2)(image, restore_blob)
+    _, rows, columns = PlacementSearch(2)(image, restore_blob)
     assert (rows.item(), columns.item()) == (-2, 2)
 
 
@@ -62,8 +62,9 @@ def test_movements_are_those_of_a_loop() -> None:
 
 
 def test_what_is_restored_equally_well_anywhere_stays() -> None:
-    rows, columns = PlacementSearch(2)(torch.rand(3, 3, *SIZE), lambda images: images)
-    assert not rows.any() and not columns.any()
+    _, rows, columns = PlacementSearch(2)(torch.rand(3, 3, *SIZE), lambda images: images)
+    assert not rows.any()
+    assert not columns.any()
 
 
 def test_growth_is_that_of_a_loop() -> None:
@@ -94,7 +95,7 @@ def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
     images = torch.rand(6, 3, 32, 32) * 2 - 1
     plain = copy.deepcopy(model)
     plain.placement = None
-    rows, columns = model.placement(images, model.autoencoder)
+    _, rows, columns = model.in_place(images)
     assert rows.any() or columns.any()
     output = model(images)
     for index, image in enumerate(images):
@@ -125,7 +126,19 @@ def test_the_rewritten_network_searches_alike() -> None:
     images = torch.rand(6, 3, 32, 32) * 2 - 1
     rewritten = for_inference(model)
     torch.testing.assert_close(rewritten(images).pred_score, model(images).pred_score, atol=1e-4, rtol=0)
-    assert rewritten.placement.is_settled and not model.placement.is_settled
+    assert rewritten.placement.is_settled
+    assert not model.placement.is_settled
+
+
+def test_the_search_does_not_change_training(make_datamodule, make_engine) -> None:
+    weights = []
+    for radius in (0, 1):
+        model = make_model(**RESTORATION, placement_radius=radius)
+        make_engine(max_epochs=2).fit(model, datamodule=make_datamodule())
+        weights.append({name: value for name, value in model.model.state_dict().items() if "_range" not in name})
+    assert weights[1].pop("placement.growth") > 0
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize("validated", [True, False])
@@ -135,7 +148,7 @@ def test_training_learns_whether_there_is_a_place(validated, make_datamodule, ma
     engine = make_engine(max_epochs=3, **arguments)
     engine.fit(model, datamodule=make_datamodule(train_batch_size=12))
     measured = model.model.placement.growth.clone()
-    images = model._latest_images  # noqa: SLF001
+    images = model._latest_images
     assert len(images) == 12
     expected = PlacementSearch(1).measure_growth(images, model.eval().model.autoencoder).median()
     torch.testing.assert_close(measured, expected)

@@ -171,11 +171,11 @@ def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
     """
     pixels = torch.from_numpy(picture / 255).permute(2, 0, 1)[None].to(model.device)  # (1, 3, H, W)
     prepared = model.pre_processor(pixels)
-    rebuilt = (
-        model.model.reconstruct(prepared).reconstructions
-        if isinstance(model, Mnad)
-        else model.model.autoencoder(prepared)
-    )
+    if isinstance(model, Mnad):
+        rebuilt = model.model.reconstruct(prepared).reconstructions
+    else:
+        placed = model.model.in_place(prepared)
+        rebuilt = placed.back(model.model.autoencoder(placed.images))
     return (((rebuilt[0] + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
 
 

@@ -95,7 +95,7 @@ def observe(model: Daad, images: InspectedImages) -> Observations:
         prepared = prepare(model, image)  # (1, 3, H, W)
         parts, fused = model.model.scores(prepared), model.model(prepared).pred_score
         scores.append([part.item() for part in (*parts, fused) if part is not None])
-        reads.add(model.model.autoencoder.reconstruct(prepared).reads)
+        reads.add(model.model.autoencoder.reconstruct(model.model.in_place(prepared).images).reads)
     columns = np.array(scores).T
     if not np.isfinite(columns).all():
         msg = "The model's scores are not finite: its training went wrong; inspect an earlier checkpoint."
@@ -131,9 +131,10 @@ def look(model: Daad, image: InspectedImage) -> CloseUp:
         CloseUp: What the model makes of it.
     """
     prepared = prepare(model, image)  # (1, 3, H, W)
-    rebuilt, reads = model.model.autoencoder.reconstruct(prepared)
+    placed = model.model.in_place(prepared)
+    rebuilt, reads = model.model.autoencoder.reconstruct(placed.images)
     anomaly_map = model.model(prepared).anomaly_map[0, 0].cpu().numpy()
-    seen, reconstruction = _to_picture(prepared), _to_picture(rebuilt)
+    seen, reconstruction = _to_picture(prepared), _to_picture(placed.back(rebuilt))
     return CloseUp(seen, reconstruction, np.abs(seen - reconstruction).mean(axis=-1), anomaly_map, reads)
 
 

@@ -2,12 +2,15 @@
 
 """What presets cost per image, all in turn: random weights, images of 256 px, which each resizes to its own size.
 
+A preset that searches for the place of parts is measured without the search, as for textures, and with it.
+
 Example:
     python docs/benchmarks/restoration/cost.py --output cost.csv \
         configs/daad_restoration_cpu.yaml configs/daad_plus_cpu.yaml
 """
 
 import argparse
+import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +19,7 @@ from anomalib.engine import Engine
 from anomalib_daad.compare.contestant import Contestant
 from anomalib_daad.compare.cost import measure_costs
 from anomalib_daad.output_folder import write_table
+from anomalib_daad.placement import KNOWN
 
 IMAGE_SIZE = 256
 
@@ -28,7 +32,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     arguments = parser.parse_args()
     contestants = [Contestant.parse(path) for path in arguments.configurations]
-    models = {it.name: it.build(it.image_size or IMAGE_SIZE, seed=0).eval() for it in contestants}
+    models = {}
+    for it in contestants:
+        model = models[it.name] = it.build(it.image_size or IMAGE_SIZE, seed=0).eval()
+        if getattr(model.model, "placement", None) is not None:
+            models[f"{it.name}, parts in place"] = searching = copy.deepcopy(model)
+            searching.model.placement.growth.fill_(KNOWN)
     with TemporaryDirectory() as root:
         folders = {name: Path(root, name) for name in models}
         for name, model in models.items():

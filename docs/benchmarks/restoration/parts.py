@@ -54,7 +54,8 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     error_map = AnomalyMap(float(model.hparams["map_sigma"]))
     rows = []
     for batch in datamodule.test_dataloader():
-        images = model.pre_processor(batch.image)
+        placed = network.in_place(model.pre_processor(batch.image))
+        images = placed.images
         restored = network.autoencoder(images)
         mean, contrast = light(images)
         comparison = network.anomaly_map.blur(network.comparison(images, restored))
@@ -67,6 +68,7 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
             network.anomaly_map.blur(dissimilarity),
             comparison,
         )
+        maps = tuple(placed.back(anomaly_map) for anomaly_map in maps)
         rows.append(Judged(images, restored, *maps, batch.gt_label, masks))
     return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
