@@ -15,13 +15,13 @@ import argparse
 from itertools import cycle
 from pathlib import Path
 
+import anomalib.models
 import torch
 from anomalib.data import MVTecAD
-from anomalib.models import get_model
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
-import anomalib_daad  # noqa: F401  # registers its models
+import anomalib_daad  # noqa: F401  # adds its models to anomalib's
 from anomalib_daad.output_folder import Row, write_table
 from anomalib_daad.pixel_measures import measure_pixels
 
@@ -67,7 +67,7 @@ def main() -> None:
         name, category, path = text.split(":", 2)
         datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
         datamodule.setup()
-        model = type(get_model(name)).load_from_checkpoint(path, map_location="cpu").eval()
+        model = getattr(anomalib.models, name).load_from_checkpoint(path, map_location="cpu").eval()
         for pixels in arguments.pixels:
             rows.append({"model": name, "category": category, "pixels": pixels, **judge(model, datamodule, pixels)})
             print(rows[-1], flush=True)
