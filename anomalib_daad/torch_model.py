@@ -201,8 +201,22 @@ class DaadModel(nn.Module):
     def _judge(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
         """Compute the parts of the score and the anomaly map, of each image where its part belongs."""
         placed = self.in_place(images)
-        scores, anomaly_map = self._judge_placed(placed.images)
-        return scores, placed.back(anomaly_map)
+        images = placed.images
+        reconstructions = self.autoencoder(images)
+        anomaly_map = placed.back(self.anomaly_map(images, reconstructions))
+        if self.score_kind == "mean_error":
+            reconstruction = sample_distance(images, reconstructions, self.distance)
+        else:
+            reconstruction = maximum(anomaly_map)
+        if self.comparison is not None:
+            defects = placed.back(self.anomaly_map.blur(self.comparison(images, reconstructions)))
+            return Scores(reconstruction, maximum(defects)), self.score(anomaly_map, defects)
+        if self.discriminator is None:
+            return Scores(reconstruction, None), anomaly_map
+        features = self.discriminator.features(torch.cat([images, reconstructions]))
+        count = images.shape[0]
+        alignment = sample_distance(features[:count], features[count:], self.distance)
+        return Scores(reconstruction, alignment), anomaly_map
 
     def in_place(self, images: torch.Tensor) -> Placed:
         """Move images to where they are judged.
@@ -216,23 +230,6 @@ class DaadModel(nn.Module):
         if self.placement is None or not self.placement.is_known:
             return Placed(images)
         return self.placement(images, self.autoencoder)
-
-    def _judge_placed(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
-        reconstructions = self.autoencoder(images)
-        anomaly_map = self.anomaly_map(images, reconstructions)
-        if self.score_kind == "mean_error":
-            reconstruction = sample_distance(images, reconstructions, self.distance)
-        else:
-            reconstruction = maximum(anomaly_map)
-        if self.comparison is not None:
-            defects = self.anomaly_map.blur(self.comparison(images, reconstructions))
-            return Scores(reconstruction, maximum(defects)), self.score(anomaly_map, defects)
-        if self.discriminator is None:
-            return Scores(reconstruction, None), anomaly_map
-        features = self.discriminator.features(torch.cat([images, reconstructions]))
-        count = images.shape[0]
-        alignment = sample_distance(features[:count], features[count:], self.distance)
-        return Scores(reconstruction, alignment), anomaly_map
 
 
 def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:

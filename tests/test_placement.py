@@ -81,33 +81,47 @@ def test_growth_is_that_of_a_loop() -> None:
     np.testing.assert_allclose(PlacementSearch(1).measure_growth(images, restore_blob), expected, rtol=1e-4)
 
 
-def known(growth: float = 10.0):
+def known(growth: float = 10.0, score: str = "maximum_structure"):
     """A network with a search, as if it had learnt the place of its training images or not."""
     torch.manual_seed(0)
-    model = make_model(**RESTORATION, placement_radius=2).eval().model
+    model = make_model(**{**RESTORATION, "score": score}, placement_radius=2).eval().model
     model.placement.growth.fill_(growth)
     model.score.calibrate(torch.tensor([0.0, 2.0]), torch.tensor([-5.0, 5.0]))
     return model
 
 
-def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
-    model = known()
+@pytest.mark.parametrize("score", ["maximum_structure", "maximum_error"])
+def test_scores_and_maps_are_those_of_the_image_in_its_place(score) -> None:
+    model = known(score=score)
     images = torch.rand(6, 3, 32, 32) * 2 - 1
-    plain = copy.deepcopy(model)
-    plain.placement = None
     _, rows, columns = model.in_place(images)
     assert rows.any() or columns.any()
-    output = model(images)
+    output, scores = model(images), model.scores(images)
     for index, image in enumerate(images):
-        offset = int(rows[index]), int(columns[index])
-        in_place = plain(torch.from_numpy(moved_by_loop(image.numpy(), *offset))[None])
-        torch.testing.assert_close(output.pred_score[index], in_place.pred_score[0])
-        back = moved_by_loop(in_place.anomaly_map[0].numpy(), -offset[0], -offset[1])
-        np.testing.assert_allclose(output.anomaly_map[index], back, atol=1e-5)
-        torch.testing.assert_close(
-            model.scores(images).reconstruction[index],
-            plain.scores(torch.from_numpy(moved_by_loop(image.numpy(), *offset))[None]).reconstruction[0],
-        )
+        down, right = int(rows[index]), int(columns[index])
+        placed = torch.from_numpy(moved_by_loop(image.numpy(), down, right))[None]
+        restored = model.autoencoder(placed)
+        maps = [model.anomaly_map(placed, restored), model.anomaly_map.blur(model.comparison(placed, restored))]
+        back = [moved_by_loop(it[0].detach().numpy(), -down, -right) for it in maps]
+        assert scores.reconstruction[index].item() == pytest.approx(back[0].max(), abs=1e-5)
+        assert scores.alignment[index].item() == pytest.approx(back[1].max(), abs=1e-5)
+        fused = 0.9 * back[0] / 2 + 0.1 * (back[1] + 5) / 10  # the ranges and gamma of the model
+        np.testing.assert_allclose(output.anomaly_map[index], fused, atol=1e-5)
+        expected = 0.9 * back[0].max() / 2 + 0.1 * (back[1].max() + 5) / 10
+        assert output.pred_score[index].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_mean_error_is_that_of_the_image_in_its_place() -> None:
+    torch.manual_seed(0)
+    model = make_model(placement_radius=2).eval().model
+    model.placement.growth.fill_(10.0)
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    _, rows, columns = model.in_place(images)
+    assert rows.any() or columns.any()
+    for image, down, right, found in zip(images, rows, columns, model.scores(images).reconstruction, strict=True):
+        placed = torch.from_numpy(moved_by_loop(image.numpy(), int(down), int(right)))[None]
+        error = torch.linalg.vector_norm(placed - model.autoencoder(placed))
+        assert found.item() == pytest.approx(error.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("growth", [float("nan"), 0.9 * KNOWN])
