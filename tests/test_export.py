@@ -25,19 +25,19 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 @pytest.fixture(
     scope="module",
-    params=[{"adversarial": True}, {"adversarial": False}, RESTORATION, {**RESTORATION, "placement_radius": 2}],
-    ids=["daad_plus", "daad", "restoration", "placement"],
+    params=[{"adversarial": True}, {"adversarial": False}, RESTORATION],
+    ids=["daad_plus", "daad", "restoration"],
 )
 def trained(request, data_root, tmp_path_factory):
     """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32)."""
+    return train(request.param, data_root, tmp_path_factory.mktemp("results"))
+
+
+def train(arguments, data_root, output):
     datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-    model = make_model(**request.param)
-    engine = Engine(
-        default_root_dir=tmp_path_factory.mktemp("results"), accelerator="cpu", max_epochs=3, enable_progress_bar=False
-    )
+    model = make_model(**arguments)
+    engine = Engine(default_root_dir=output, accelerator="cpu", max_epochs=3, enable_progress_bar=False)
     engine.fit(model, datamodule=datamodule)
-    if model.model.placement is not None:
-        model.model.placement.growth.fill_(KNOWN)  # more than so short a training learns
     return engine, model, datamodule
 
 
@@ -98,6 +98,16 @@ def test_onnx_and_openvino_take_any_image_size(trained) -> None:
 
 def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
     check_onnx_and_openvino(trained, input_size=(48, 40))
+
+
+def test_the_place_of_parts_is_searched_for_in_exports(data_root, tmp_path) -> None:
+    trained = train({**RESTORATION, "placement_radius": 2}, data_root, tmp_path)
+    network = trained[1].model
+    network.placement.growth.fill_(KNOWN)  # more than so short a training learns
+    images = torch.stack([batch.image[0] for batch in trained[2].test_dataloader()])
+    rows = network.eval().in_place(trained[1].pre_processor(images)).rows
+    assert rows.any()
+    check_onnx_and_openvino(trained, input_size=None)
 
 
 @pytest.mark.parametrize(
