@@ -7,8 +7,8 @@ repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE`` 
 ``Patchcore``, ``Padim`` or another model of anomalib.
 
 Example:
-    python docs/benchmarks/restoration/moved.py --root datasets/MVTecAD --output moved.csv --pixels 0 2 4 8 \
-        Daad:bottle:bottle.ckpt
+    python docs/benchmarks/restoration/moved.py Daad:bottle:bottle.ckpt --root datasets/MVTecAD --output moved.csv \
+        --pixels 0 2 4 8
 """
 
 import argparse
@@ -24,17 +24,10 @@ from torch.nn.functional import interpolate
 import anomalib_daad  # noqa: F401  # adds its models to anomalib's
 from anomalib_daad.output_folder import Row, write_table
 from anomalib_daad.pixel_measures import measure_pixels
+from anomalib_daad.placement import move
 
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 MASK_SIZE = 128
-
-
-def move(images: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Move images down and to the right, their borders repeated."""
-    height, width = images.shape[-2:]
-    from_rows = (torch.arange(height) - rows).clamp(0, height - 1)
-    from_columns = (torch.arange(width) - columns).clamp(0, width - 1)
-    return images[..., from_rows, :][..., from_columns]
 
 
 @torch.no_grad()
@@ -44,7 +37,7 @@ def judge(model: torch.nn.Module, datamodule: MVTecAD, pixels: int) -> Row:
     directions = cycle(DIRECTIONS)
     for batch in datamodule.test_dataloader():
         for image, mask, label in zip(batch.image, batch.gt_mask, batch.gt_label, strict=True):
-            rows, columns = (pixels * step for step in next(directions))
+            rows, columns = (torch.tensor([pixels * step]) for step in next(directions))
             output = model.model(model.pre_processor(move(image[None], rows, columns)))
             scores.append(output.pred_score.flatten())
             labels.append(label)
