@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from anomalib.engine import Engine
-from conftest import SMALL
+from conftest import RESTORATION, SMALL
 from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad
@@ -23,8 +23,8 @@ from anomalib_daad import Daad
 from anomalib_daad.distributed import gather
 
 if __name__ == "__main__":
-    root, output, devices, adversarial = sys.argv[1:]
-    model = Daad({arguments}, adversarial=adversarial == "True")
+    root, output, devices = sys.argv[1:]
+    model = Daad(**{arguments})
     datamodule = MVTecAD(
         root, "part", train_batch_size=6 // int(devices), eval_batch_size=2, num_workers=0
     )
@@ -45,18 +45,22 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["daad_plus", "daad"])
+@pytest.fixture(
+    scope="module",
+    params=[{"adversarial": True}, {**RESTORATION, "placement_radius": 1, "optimizer": "muon", "learning_rate": 2e-3}],
+    ids=["daad_plus", "restoration"],
+)
 def runs(request, data_root, tmp_path_factory) -> dict[int, list[dict]]:
     """What each process held after training, by the number of processes."""
     folder = tmp_path_factory.mktemp("distributed")
     script = folder / "train.py"
-    script.write_text(SCRIPT.format(arguments=", ".join(f"{key}={value}" for key, value in SMALL.items())))
+    script.write_text(SCRIPT.format(arguments=SMALL | request.param))
     results = {}
     for devices in (1, 2):
         output = folder / str(devices)
         output.mkdir()
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, str(script), str(data_root), str(output), str(devices), str(request.param)]
+        command = [sys.executable, str(script), str(data_root), str(output), str(devices)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert run.returncode == 0, run.stderr[-3000:]
         results[devices] = [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in range(devices)]
@@ -81,7 +85,11 @@ def test_ranges_cover_the_images_of_both_processes(runs, make_datamodule) -> Non
     datamodule = make_datamodule()
     datamodule.setup()
     with torch.no_grad():
-        scores = [model.model.scores(model.pre_processor(batch.image)) for batch in datamodule.val_dataloader()]
+        batches = [
+            batch.image[batch.gt_label == 0] if model.calibrates_on_good else batch.image
+            for batch in datamodule.val_dataloader()
+        ]
+        scores = [model.model.scores(model.pre_processor(images)) for images in batches if len(images)]
     reconstruction = torch.cat([part.reconstruction for part in scores])
     expected = torch.stack(reconstruction.aminmax())
     torch.testing.assert_close(model.model.score.reconstruction_range, expected, rtol=1e-3, atol=1e-5)
