@@ -9,7 +9,10 @@ import pytest
 import torch
 from conftest import RESTORATION, make_model
 
+from anomalib_daad.compare.gallery import reconstruct
 from anomalib_daad.inference_model import for_inference
+from anomalib_daad.inspection.images import InspectedImage
+from anomalib_daad.inspection.observation import look
 from anomalib_daad.placement import KNOWN, PlacementSearch, move
 
 SIZE = (24, 32)
@@ -133,6 +136,27 @@ def test_without_a_known_place_nothing_is_moved(growth) -> None:
     for a, b in zip(model(images), plain(images), strict=True):
         assert torch.equal(a, b) if a is not None else b is None
     assert for_inference(model).placement is None
+
+
+def test_pictures_show_the_reconstruction_where_the_image_lies() -> None:
+    model = make_model(**RESTORATION, placement_radius=2).eval()
+    model.model.placement.growth.fill_(10.0)
+    movements = []
+    for picture in np.random.default_rng(0).random((6, 32, 32, 3)).astype(np.float32):
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)
+        image = 2 * pixels - 1
+        _, rows, columns = model.model.in_place(image[None])
+        movements.append((int(rows), int(columns)))
+        placed = torch.from_numpy(moved_by_loop(image.numpy(), int(rows), int(columns)))[None]
+        with torch.no_grad():
+            restored = model.model.autoencoder(placed)[0].numpy()
+        expected = (moved_by_loop(restored, -int(rows), -int(columns)) / 2 + 0.5).clip(0, 1).transpose(1, 2, 0)
+        close_up = look(model, InspectedImage("name", pixels, defective=False, mask=None))
+        np.testing.assert_allclose(close_up.image, picture, atol=1e-6)
+        np.testing.assert_allclose(close_up.reconstruction, expected, atol=1e-5)
+        np.testing.assert_allclose(close_up.error, np.abs(picture - expected).mean(axis=2), atol=1e-5)
+        np.testing.assert_allclose(reconstruct(model, 255 * picture) / 255, expected, atol=1e-5)
+    assert any(movement != (0, 0) for movement in movements)
 
 
 def test_the_rewritten_network_searches_alike() -> None:
