@@ -15,17 +15,19 @@ Example:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, pixel_shuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle
 
 from .block_memory import BlockMemory, MemoryInit, MemoryRead
 from .light import light
 
 Connections = Literal["memory", "bottleneck_memory", "skip", "none"]
+Border = Literal["zeros", "replicate"]
 MAX_CHANNELS = 512
 CONTRAST = 0.4  # that standardised images have
 # Of a hundred items one or two weigh within this range below 1/N; float32 backends differ by a thousandth of it.
@@ -57,14 +59,16 @@ class Encoder(nn.Module):
     Args:
         in_channels (int): Channels of the image.
         channels (Sequence[int]): Channels of each scale, fine to coarse.
+        border (str): What lies beyond the borders, ``"zeros"`` or ``"replicate"``. Defaults to ``"zeros"``.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], border: Border = "zeros") -> None:
         super().__init__()
-        first = nn.Sequential(nn.Conv2d(in_channels, channels[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))
+        convolution = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1, padding_mode=border)
+        first = nn.Sequential(convolution(in_channels, channels[0]), nn.LeakyReLU(0.2, inplace=True))
         others = [
             nn.Sequential(
-                nn.Conv2d(fine, coarse, 4, 2, 1, bias=False), nn.BatchNorm2d(coarse), nn.LeakyReLU(0.2, inplace=True)
+                convolution(fine, coarse, bias=False), nn.BatchNorm2d(coarse), nn.LeakyReLU(0.2, inplace=True)
             )
             for fine, coarse in pairwise(channels)
         ]
@@ -96,10 +100,13 @@ class UpConvolution(nn.ConvTranspose2d):
         in_channels (int): Channels of the features.
         out_channels (int): Channels of the result.
         bias (bool): Add a bias. Defaults to ``True``.
+        border (str): What lies beyond the borders, ``"zeros"`` or ``"replicate"``: with zeros, results at the borders
+            lack a part of their terms. Defaults to ``"zeros"``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, border: Border = "zeros") -> None:
         super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
+        self.border = border
 
     def forward(self, features: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Double the resolution.
@@ -111,8 +118,12 @@ class UpConvolution(nn.ConvTranspose2d):
         Returns:
             torch.Tensor: Features, shape ``(B, out_channels, 2 H, 2 W)``.
         """
+        del output_size
+        margin = int(self.border == "replicate")
+        if margin:
+            features = pad(features, (margin, margin, margin, margin), "replicate")
         if not torch.compiler.is_exporting():
-            return super().forward(features, output_size)
+            return conv_transpose2d(features, self.weight, self.bias, stride=2, padding=1 + 2 * margin)
         # Rows 2i - 1 and 2i of the result (phases 0 and 1) see rows i - 1 and i of the features through the kernel's
         # rows 2 and 0, or 3 and 1; columns likewise.
         kernel = (
@@ -120,7 +131,7 @@ class UpConvolution(nn.ConvTranspose2d):
         )  # (in, out, row, phase, column, phase)
         kernel = kernel.permute(1, 3, 5, 0, 2, 4).reshape(4 * self.out_channels, self.in_channels, 2, 2)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        phases = conv2d(features, kernel, bias, padding=1)  # (B, 4 out, H + 1, W + 1)
+        phases = conv2d(features, kernel, bias, padding=1 - margin)  # (B, 4 out, H + 1, W + 1)
         inside = pixel_shuffle(phases, 2)[..., 1:-1, 1:-1]
         return inside.contiguous()  # an activation in place would be exported as a write into the margins
 
@@ -135,6 +146,7 @@ class Decoder(nn.Module):
         bottleneck (int | None): Channels of the coarsest features; ``None`` are those of the scale.
             Defaults to ``None``.
         activation (bool): End with tanh. Defaults to ``True``.
+        border (str): What lies beyond the borders, ``"zeros"`` or ``"replicate"``. Defaults to ``"zeros"``.
     """
 
     def __init__(
@@ -144,15 +156,18 @@ class Decoder(nn.Module):
         skips: bool = True,
         bottleneck: int | None = None,
         activation: bool = True,
+        border: Border = "zeros",
     ) -> None:
         super().__init__()
         coarse_to_fine = list(channels[::-1])
         inputs = [bottleneck or coarse_to_fine[0], *((1 + skips) * c for c in coarse_to_fine[1:])]
         hidden = [
-            nn.Sequential(UpConvolution(c_in, c_out, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+            nn.Sequential(UpConvolution(c_in, c_out, False, border), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
         ]
-        last = nn.Sequential(UpConvolution(inputs[-1], out_channels), nn.Tanh() if activation else nn.Identity())
+        last = nn.Sequential(
+            UpConvolution(inputs[-1], out_channels, border=border), nn.Tanh() if activation else nn.Identity()
+        )
         self.scales = nn.ModuleList([*hidden, last])
         self.skips = skips
 

@@ -34,8 +34,9 @@ class Comparison(nn.Module):
     def __init__(self, base_channels: int) -> None:
         super().__init__()
         channels = scale_channels(base_channels, SCALES)
-        self.encoder = Encoder(12, channels)
-        self.decoder = Decoder(channels, 1, activation=False)
+        # Zeros beyond the borders would leave corners less sure than anything inside that no corruption is there.
+        self.encoder = Encoder(12, channels, "replicate")
+        self.decoder = Decoder(channels, 1, activation=False, border="replicate")
         # Differences are small beside images.
         self.norm = nn.BatchNorm2d(12, affine=False)
 

@@ -2,12 +2,14 @@
 
 """Autoencoder, discriminator and the model that joins them."""
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_daad.autoencoder import MemoryAutoencoder, UpConvolution
+from anomalib_daad.comparison import Comparison
 from anomalib_daad.discriminator import Discriminator
 from anomalib_daad.torch_model import DaadModel, TrainingOutput
 
@@ -173,10 +175,32 @@ def test_images_of_another_size_are_refused() -> None:
         small_model().eval()(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
 @pytest.mark.parametrize(("channels", "bias"), [((6, 4), True), ((5, 3), False), ((1, 1), True)])
-def test_exported_up_convolution_is_the_transposed_convolution(channels, bias) -> None:
-    layer = UpConvolution(*channels, bias=bias).double().eval()
+def test_exported_up_convolution_is_the_transposed_convolution(channels, bias, border) -> None:
+    layer = UpConvolution(*channels, bias, border).double().eval()
     features = torch.randn(2, channels[0], 5, 7, dtype=torch.float64)
     exported = torch.export.export(layer, (features,))
     assert "conv_transpose" not in exported.graph_module.code
     torch.testing.assert_close(exported.module()(features), layer(features), rtol=0, atol=1e-12)
+
+
+def test_a_replicated_border_is_that_of_a_larger_image() -> None:
+    """Each scale sees the features as if its outermost rows and columns went on for ever."""
+    layer = UpConvolution(3, 2, border="replicate").double()
+    features = torch.randn(1, 3, 4, 5, dtype=torch.float64)
+    larger = torch.from_numpy(np.pad(features.numpy(), ((0, 0), (0, 0), (3, 3), (3, 3)), "edge"))
+    expected = torch.nn.functional.conv_transpose2d(larger, layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(features), expected[..., 6:-6, 6:-6], rtol=0, atol=1e-12)
+
+
+def test_the_comparison_is_as_sure_in_a_corner_as_inside() -> None:
+    """All weights agree, so that every term that is missing at a border is missed."""
+    torch.manual_seed(0)
+    comparison = Comparison(4).eval()
+    image = torch.tensor([0.3, -0.2, 0.5])[None, :, None, None].expand(1, 3, 64, 64)
+    with torch.no_grad():
+        for weight in comparison.parameters():
+            weight.abs_()
+        cells = comparison(image, 0.5 * image)[0, 0].unflatten(0, (4, 16)).unflatten(2, (4, 16)).mean(dim=(1, 3))
+    torch.testing.assert_close(cells, cells[1, 1].expand_as(cells), rtol=0.02, atol=0)
