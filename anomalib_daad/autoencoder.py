@@ -161,13 +161,12 @@ class Decoder(nn.Module):
         super().__init__()
         coarse_to_fine = list(channels[::-1])
         inputs = [bottleneck or coarse_to_fine[0], *((1 + skips) * c for c in coarse_to_fine[1:])]
+        convolution = partial(UpConvolution, border=border)
         hidden = [
-            nn.Sequential(UpConvolution(c_in, c_out, False, border), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+            nn.Sequential(convolution(c_in, c_out, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
             for c_in, c_out in zip(inputs, coarse_to_fine[1:], strict=False)
         ]
-        last = nn.Sequential(
-            UpConvolution(inputs[-1], out_channels, border=border), nn.Tanh() if activation else nn.Identity()
-        )
+        last = nn.Sequential(convolution(inputs[-1], out_channels), nn.Tanh() if activation else nn.Identity())
         self.scales = nn.ModuleList([*hidden, last])
         self.skips = skips
 

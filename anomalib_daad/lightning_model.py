@@ -294,10 +294,6 @@ class Daad(ReconstructionTraining, AnomalibModule):
             return Scores(terms.reconstruction, terms.alignment)
         good = torch.ones(len(images), dtype=torch.bool) if masks is None else masks.flatten(1).amax(dim=1) == 0
         reconstruction = terms.reconstruction[good]
-        if not good.any():
-            # Empty and not None, which says that there is no L(x): all processes have to gather the same parts.
-            has_alignment = output.defects is not None or terms.alignment is not None
-            return Scores(reconstruction, reconstruction if has_alignment else None)
         if self.model.score_kind != "mean_error":
             reconstruction = maximum(self.model.anomaly_map(images[good], output.reconstructions[good]))
         if output.defects is not None:

@@ -20,12 +20,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
+DAAD_PLUS = {"adversarial": True}
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(
     scope="module",
-    params=[{"adversarial": True}, RESTORATION],
+    params=[DAAD_PLUS, RESTORATION],
     ids=["daad_plus", "restoration"],
 )
 def trained(request, data_root, tmp_path_factory):
@@ -116,9 +117,9 @@ def test_the_place_of_parts_is_searched_for_in_exports(data_root, tmp_path) -> N
 @pytest.mark.parametrize(
     ("trained", "compression", "tolerance"),
     [
-        ({"adversarial": True}, None, 1e-4),
-        ({"adversarial": True}, CompressionType.FP16, 0.01),
-        ({"adversarial": True}, CompressionType.INT8, 0.15),
+        (DAAD_PLUS, None, 1e-4),
+        (DAAD_PLUS, CompressionType.FP16, 0.01),
+        (DAAD_PLUS, CompressionType.INT8, 0.15),
         (RESTORATION, CompressionType.INT8_PTQ, 0.3),
     ],
     indirect=["trained"],
