@@ -50,7 +50,7 @@ from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .memory_loss import MemoryLoss
 from .muon import Muon
-from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
+from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput, full_precision
 
 OptimizerName = Literal["adam", "muon"]
 WARM_UP = 0.1  # share of a restoration training
@@ -109,6 +109,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
         placement_radius (int): Judge every image where it is reconstructed best within so many pixels at
             ``image_size``, if training images have a place of their own, which textures have not, see
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
+        standardize_maps (bool): Judge each pixel of the maps by the mean and the deviation that good images had there
+            in training, see :class:`MapStandardization`. Defaults to ``False``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -158,6 +160,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         comparison_channels: int = 0,
         standardize: bool = False,
         placement_radius: int = 0,
+        standardize_maps: bool = False,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -198,6 +201,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
                 comparison_channels=comparison_channels,
                 standardize=standardize,
                 placement_radius=placement_radius,
+                standardize_maps=standardize_maps,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()
@@ -290,15 +294,16 @@ class Daad(ReconstructionTraining, AnomalibModule):
         self, terms: GeneratorTerms, images: torch.Tensor, output: TrainingOutput, masks: torch.Tensor | None
     ) -> Scores:
         """Score the images that were not corrupted."""
-        if masks is None and self.model.score_kind == "mean_error":
-            return Scores(terms.reconstruction, terms.alignment)
-        good = torch.ones(len(images), dtype=torch.bool) if masks is None else masks.flatten(1).amax(dim=1) == 0
+        good = slice(None) if masks is None else masks.flatten(1).amax(dim=1) == 0
         reconstruction = terms.reconstruction[good]
+        alignment = None if terms.alignment is None else terms.alignment[good]
         if self.model.score_kind != "mean_error":
-            reconstruction = maximum(self.model.anomaly_map(images[good], output.reconstructions[good]))
-        if output.defects is not None:
-            return Scores(reconstruction, maximum(self.model.anomaly_map.blur(output.defects[good])))
-        return Scores(reconstruction, None if terms.alignment is None else terms.alignment[good])
+            defects = None if output.defects is None else output.defects[good]
+            with full_precision(images):
+                maps = self.model.maps(images[good], output.reconstructions[good], defects)
+            reconstruction = maximum(maps.reconstruction)
+            alignment = alignment if maps.comparison is None else maximum(maps.comparison)
+        return Scores(reconstruction, alignment)
 
     def on_validation_start(self) -> None:
         """Learn whether parts have a place of their own before the ranges of the scores are taken."""

@@ -24,6 +24,7 @@ from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
 from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
+from .map_standardization import MapStandardization
 from .placement import Placed, PlacementSearch
 
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
@@ -45,6 +46,18 @@ class TrainingOutput(NamedTuple):
     fake: DiscriminatorOutput | None
     reads: list[MemoryRead]
     defects: torch.Tensor | None
+
+
+class Maps(NamedTuple):
+    """How an image and its reconstruction differ, pixel by pixel.
+
+    Attributes:
+        reconstruction (torch.Tensor): Squared error or structural difference, shape ``(B, 1, H, W)``.
+        comparison (torch.Tensor | None): What the learned comparison says, same shape; None without.
+    """
+
+    reconstruction: torch.Tensor
+    comparison: torch.Tensor | None
 
 
 class Scores(NamedTuple):
@@ -89,6 +102,8 @@ class DaadModel(nn.Module):
             Defaults to ``False``.
         placement_radius (int): Judge every image where it is reconstructed best within so many pixels, see
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
+        standardize_maps (bool): Judge each pixel of the maps by what good images have there, see
+            :class:`MapStandardization`. Defaults to ``False``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
@@ -114,6 +129,7 @@ class DaadModel(nn.Module):
         comparison_channels: int = 0,
         standardize: bool = False,
         placement_radius: int = 0,
+        standardize_maps: bool = False,
     ) -> None:
         super().__init__()
         if score not in get_args(ScoreKind):
@@ -124,6 +140,9 @@ class DaadModel(nn.Module):
                 f"A learned comparison takes L(x)'s place beside a score of maxima: comparison_channels="
                 f"{comparison_channels} needs adversarial=False and score='maximum_structure' or 'maximum_error'."
             )
+            raise ValueError(msg)
+        if standardize_maps and score == "mean_error":
+            msg = "Standardised maps need a score of maxima: score='maximum_structure' or 'maximum_error'."
             raise ValueError(msg)
         self.image_size = tuple(image_size)
         self.num_scales = num_scales
@@ -147,6 +166,8 @@ class DaadModel(nn.Module):
         self.comparison = Comparison(comparison_channels) if comparison_channels else None
         self.anomaly_map = AnomalyMap(map_sigma, structure=score == "maximum_structure")
         self.placement = PlacementSearch(placement_radius) if placement_radius else None
+        count = 1 + bool(comparison_channels) if standardize_maps else 0
+        self.standardizations = nn.ModuleList([MapStandardization(image_size) for _ in range(count)])
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.
@@ -203,20 +224,41 @@ class DaadModel(nn.Module):
         placed = self.in_place(images)
         images = placed.images
         reconstructions = self.autoencoder(images)
-        anomaly_map = placed.back(self.anomaly_map(images, reconstructions))
+        defects = None if self.comparison is None else self.comparison(images, reconstructions)
+        anomaly_map, comparison = self.maps(images, reconstructions, defects)
+        anomaly_map = placed.back(anomaly_map)
         if self.score_kind == "mean_error":
             reconstruction = sample_distance(images, reconstructions, self.distance)
         else:
             reconstruction = maximum(anomaly_map)
-        if self.comparison is not None:
-            defects = placed.back(self.anomaly_map.blur(self.comparison(images, reconstructions)))
-            return Scores(reconstruction, maximum(defects)), self.score(anomaly_map, defects)
+        if comparison is not None:
+            comparison = placed.back(comparison)
+            return Scores(reconstruction, maximum(comparison)), self.score(anomaly_map, comparison)
         if self.discriminator is None:
             return Scores(reconstruction, None), anomaly_map
         features = self.discriminator.features(torch.cat([images, reconstructions]))
         count = images.shape[0]
         alignment = sample_distance(features[:count], features[count:], self.distance)
         return Scores(reconstruction, alignment), anomaly_map
+
+    def maps(self, images: torch.Tensor, reconstructions: torch.Tensor, defects: torch.Tensor | None) -> Maps:
+        """Map how images and reconstructions differ; in training mode good images, whose maps are learnt from.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            reconstructions (torch.Tensor): Their reconstructions, same shape.
+            defects (torch.Tensor | None): What the learned comparison says of them, shape ``(B, 1, H, W)``; None
+                without.
+
+        Returns:
+            Maps: The maps, blurred, and standardised where that is asked for.
+        """
+        maps = [self.anomaly_map(images, reconstructions)]
+        if defects is not None:
+            maps.append(self.anomaly_map.blur(defects))
+        if self.standardizations:
+            maps = [standardize(one) for standardize, one in zip(self.standardizations, maps, strict=True)]
+        return Maps(maps[0], maps[1] if defects is not None else None)
 
     def in_place(self, images: torch.Tensor) -> Placed:
         """Move images to where they are judged.

@@ -133,7 +133,7 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
         for name in ("daad_restoration_cpu.yaml", "demo.yaml")
     )
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
-    texture = {"placement_radius": 2}  # which has no place
+    texture = {"placement_radius": 2, "standardize_maps": True}  # which has no place
     assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size}
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
@@ -152,6 +152,7 @@ def parts_of(model: Daad) -> set[str]:
         "blocks": any(memory.block_shape[1] > 1 for memory in memories),
         "Muon": model.optimizer_name == "muon",
         "placement": model.model.placement is not None,
+        "standardised maps": len(model.model.standardizations) > 0,
     }
     return {part for part, present in has.items() if present}
 

@@ -47,6 +47,7 @@ _RESTORATION: dict[str, Any] = {
     "gamma": 0.5,
     "map_sigma": 0.75,
     "placement_radius": 2,
+    "standardize_maps": True,
     "flips": False,
 }
 _WITHOUT: dict[str, dict[str, Any]] = {
@@ -58,6 +59,7 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "blocks": {"division_rates": None},
     "Muon": {"optimizer": "adam"},
     "placement": {"placement_radius": 0},
+    "standardised maps": {"standardize_maps": False},
 }
 
 

@@ -58,11 +58,11 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
         images = placed.images
         restored = network.autoencoder(images)
         mean, contrast = light(images)
-        comparison = network.anomaly_map.blur(network.comparison(images, restored))
+        structure, comparison = network.maps(images, restored, network.comparison(images, restored))
         masks = interpolate(batch.gt_mask[:, None].float(), mask_size or images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
         maps = (
-            network.anomaly_map(images, restored),
+            structure,
             network.anomaly_map(*(CONTRAST * (x - mean) / contrast for x in (images, restored))),
             error_map(images, restored),
             network.anomaly_map.blur(dissimilarity),
