@@ -251,7 +251,7 @@ class ReconstructionTraining(_Base):
             [
                 buffer
                 for name, buffer in self.model.named_buffers()
-                if name.endswith((".running_mean", ".running_var", "memory.items"))
+                if name.endswith((".running_mean", ".running_var", ".count", "memory.items"))
             ]
         )
 

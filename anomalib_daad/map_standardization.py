@@ -50,7 +50,7 @@ class MapStandardization(nn.Module):
         super().__init__()
         self.register_buffer("running_mean", torch.zeros(1, 1, *size))
         self.register_buffer("running_var", torch.ones(1, 1, *size))
-        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("count", torch.tensor(0.0))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Standardise maps, in training mode after learning from them.

@@ -47,7 +47,16 @@ if __name__ == "__main__":
 
 @pytest.fixture(
     scope="module",
-    params=[{"adversarial": True}, {**RESTORATION, "placement_radius": 1, "optimizer": "muon", "learning_rate": 2e-3}],
+    params=[
+        {"adversarial": True},
+        {
+            **RESTORATION,
+            "placement_radius": 1,
+            "standardize_maps": True,
+            "optimizer": "muon",
+            "learning_rate": 2e-3,
+        },
+    ],
     ids=["daad_plus", "restoration"],
 )
 def runs(request, data_root, tmp_path_factory) -> dict[int, list[dict]]:

@@ -104,13 +104,14 @@ def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
     check_onnx_and_openvino(trained, input_size=(48, 40))
 
 
-def test_the_place_of_parts_is_searched_for_in_exports(data_root, tmp_path) -> None:
-    trained = train({**RESTORATION, "placement_radius": 2}, data_root, tmp_path)
+def test_exports_search_for_the_place_of_parts_and_standardise_maps(data_root, tmp_path) -> None:
+    trained = train({**RESTORATION, "placement_radius": 2, "standardize_maps": True}, data_root, tmp_path)
     network = trained[1].model
     network.placement.growth.fill_(KNOWN)  # more than so short a training learns
     images = torch.stack([batch.image[0] for batch in trained[2].test_dataloader()])
     rows = network.eval().in_place(trained[1].pre_processor(images)).rows
     assert rows.any()
+    assert network.standardizations[0].count > 0
     check_onnx_and_openvino(trained, input_size=None)
 
 
