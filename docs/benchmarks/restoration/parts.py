@@ -20,6 +20,7 @@ from anomalib.data import MVTecAD
 from kornia.metrics import ssim
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from torch import nn
 from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--plain_maps", action="store_true", help="do not standardise the maps")
     parser.add_argument("--mask_size", type=int, help="height and width at which pixels are judged")
     arguments = parser.parse_args()
     rows = []
@@ -132,8 +134,12 @@ def main() -> None:
         category, seed, path = text.split(":", 2)
         datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
         datamodule.setup()
-        it = judge(Daad.load_from_checkpoint(path, map_location="cpu").eval(), datamodule, arguments.mask_size)
-        rows.append({"category": category, "seed": seed, **measure(it)})
+        model = Daad.load_from_checkpoint(path, map_location="cpu").eval()
+        if arguments.plain_maps:
+            model.model.standardizations = nn.ModuleList()
+        it = judge(model, datamodule, arguments.mask_size)
+        is_standardized = len(model.model.standardizations) > 0
+        rows.append({"category": category, "seed": seed, "standardized_maps": is_standardized, **measure(it)})
         print({name: np.round(value, 3) if isinstance(value, float) else value for name, value in rows[-1].items()})
         write_table(rows, arguments.output)
         if arguments.pictures is not None:
