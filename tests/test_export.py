@@ -21,12 +21,13 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 DAAD_PLUS = {"adversarial": True}
+STANDARDIZED = {**RESTORATION, "standardize_maps": True}
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(
     scope="module",
-    params=[DAAD_PLUS, RESTORATION],
+    params=[DAAD_PLUS, STANDARDIZED],
     ids=["daad_plus", "restoration"],
 )
 def trained(request, data_root, tmp_path_factory):
@@ -104,8 +105,8 @@ def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
     check_onnx_and_openvino(trained, input_size=(48, 40))
 
 
-def test_exports_search_for_the_place_of_parts_and_standardise_maps(data_root, tmp_path) -> None:
-    trained = train({**RESTORATION, "placement_radius": 2, "standardize_maps": True}, data_root, tmp_path)
+def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
+    trained = train({**STANDARDIZED, "placement_radius": 2}, data_root, tmp_path)
     network = trained[1].model
     network.placement.growth.fill_(KNOWN)  # more than so short a training learns
     images = torch.stack([batch.image[0] for batch in trained[2].test_dataloader()])
@@ -121,7 +122,7 @@ def test_exports_search_for_the_place_of_parts_and_standardise_maps(data_root, t
         (DAAD_PLUS, None, 1e-4),
         (DAAD_PLUS, CompressionType.FP16, 0.01),
         (DAAD_PLUS, CompressionType.INT8, 0.15),
-        (RESTORATION, CompressionType.INT8_PTQ, 0.3),
+        (STANDARDIZED, CompressionType.INT8_PTQ, 0.3),
     ],
     indirect=["trained"],
 )
