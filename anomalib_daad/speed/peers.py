@@ -28,6 +28,7 @@ RESTORATION: dict[str, Any] = {
     "adversarial": False,
     "score": "maximum_structure",
     "comparison_channels": 32,
+    "standardize_maps": True,
     "standardize": True,
     "map_sigma": 3.0,
 }
