@@ -37,9 +37,8 @@ class AnomalyMap(nn.Module):
         if sigma < 0:
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
-        size = 2 * math.ceil(TRUNCATE * sigma) + 1
         self.difference = StructureMap() if structure else SquaredError()
-        self.blur = GaussianBlur2d((size, size), (sigma, sigma), "replicate") if sigma else nn.Identity()
+        self.blur = gaussian_blur(sigma) if sigma else nn.Identity()
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Map the difference.
@@ -68,6 +67,19 @@ class SquaredError(nn.Module):
             torch.Tensor: Error, shape ``(B, 1, H, W)``, float32.
         """
         return (images.float() - reconstructions.float()).square().mean(dim=1, keepdim=True)
+
+
+def gaussian_blur(sigma: float) -> GaussianBlur2d:
+    """Build a Gaussian blur that repeats the borders.
+
+    Args:
+        sigma (float): Standard deviation in pixels, positive.
+
+    Returns:
+        GaussianBlur2d: Blur of maps, shape ``(B, 1, H, W)``.
+    """
+    size = 2 * math.ceil(TRUNCATE * sigma) + 1
+    return GaussianBlur2d((size, size), (sigma, sigma), "replicate")
 
 
 def maximum(anomaly_map: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,9 @@ Example:
 """
 
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import nn
+
+from .anomaly_map import gaussian_blur
 
 HORIZON = 300  # latest images that count
 SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
@@ -48,6 +49,7 @@ class MapStandardization(nn.Module):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
+        self.blur = gaussian_blur(SIGMA)
         self.register_buffer("running_mean", torch.zeros(1, 1, *size))
         self.register_buffer("running_var", torch.ones(1, 1, *size))
         self.register_buffer("count", torch.tensor(0.0))
@@ -63,9 +65,9 @@ class MapStandardization(nn.Module):
         """
         if self.training and len(maps):
             self._learn(maps.detach())
-        variance = _blur(self.running_var)
+        variance = self.blur(self.running_var)
         deviation = (variance.sqrt() + variance.mean().sqrt()) / 2
-        return (maps - _blur(self.running_mean)) / deviation.clamp_min(MIN_DEVIATION)
+        return (maps - self.blur(self.running_mean)) / deviation.clamp_min(MIN_DEVIATION)
 
     def _learn(self, maps: torch.Tensor) -> None:
         self.count += len(maps)
@@ -74,8 +76,3 @@ class MapStandardization(nn.Module):
         variance = maps.var(dim=0, correction=0, keepdim=True) + (1 - share) * distance.square()
         self.running_mean.add_(share * distance)
         self.running_var.lerp_(variance, share)
-
-
-def _blur(statistic: torch.Tensor) -> torch.Tensor:
-    size = 2 * round(4 * SIGMA) + 1
-    return gaussian_blur2d(statistic, (size, size), (SIGMA, SIGMA), "replicate")
