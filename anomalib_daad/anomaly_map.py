@@ -15,6 +15,8 @@ import torch
 from kornia.filters import GaussianBlur2d
 from torch import nn
 
+from .downscale import COLOURS
+from .light import light
 from .structure_map import StructureMap
 
 TRUNCATE = 4.0  # standard deviations that the kernel reaches
@@ -67,6 +69,22 @@ class SquaredError(nn.Module):
             torch.Tensor: Error, shape ``(B, 1, H, W)``, float32.
         """
         return (images.float() - reconstructions.float()).square().mean(dim=1, keepdim=True)
+
+
+def relative_error(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+    """Absolute error of each pixel, averaged over the colours, relative to the contrast of its image.
+
+    Args:
+        images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``, or with detail ``(B, 4, H, W)``, whose error,
+            relative to its own contrast, is added.
+        reconstructions (torch.Tensor): Their reconstructions, same shape.
+
+    Returns:
+        torch.Tensor: Error, shape ``(B, 1, H, W)``, in standard deviations of the image, float32.
+    """
+    images = images.float()
+    error = (images - reconstructions.float()).abs() / light(images).contrast
+    return error[:, :COLOURS].mean(dim=1, keepdim=True) + error[:, COLOURS:].sum(dim=1, keepdim=True)
 
 
 def gaussian_blur(sigma: float) -> GaussianBlur2d:

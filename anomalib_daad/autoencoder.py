@@ -220,6 +220,7 @@ class MemoryAutoencoder(nn.Module):
         standardize (bool): Encode every image with the same mean and contrast, decode without tanh, and give the
             reconstruction the image's own mean and contrast back: more or less light is then no defect.
             Defaults to ``False``.
+        in_channels (int): Channels of the images, 4 with detail. Defaults to ``3``.
 
     Raises:
         ValueError: If the image size is not divisible by ``2**num_scales``, the rates do not divide the features, or
@@ -239,6 +240,7 @@ class MemoryAutoencoder(nn.Module):
         drop_below: float = 1.0,
         connections: Connections = "memory",
         standardize: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         height, width = image_size
@@ -251,14 +253,14 @@ class MemoryAutoencoder(nn.Module):
         ]
         channels = scale_channels(base_channels, num_scales)
         check_image_size(image_size, division_rates if any(has_memory) else None, num_scales)
-        self.encoder = Encoder(3, channels)
+        self.encoder = Encoder(in_channels, channels)
         self.memories = nn.ModuleList()
         for scale, (c, memory) in enumerate(zip(channels, has_memory, strict=True), start=1):
             size = (height >> scale, width >> scale)
             rates = division_rates or (*size, 1)
             options = (num_items, temperature, renormalize, DROP_WIDTH, memory_init, drop_below)
             self.memories.append(BlockMemory((c, *size), rates, *options) if memory else nn.Identity())
-        self.decoder = Decoder(channels, 3, connections in {"memory", "skip"}, activation=not standardize)
+        self.decoder = Decoder(channels, in_channels, connections in {"memory", "skip"}, activation=not standardize)
         self.standardize = standardize
         self.apply(initialize_weights)
 
@@ -296,8 +298,8 @@ class MemoryAutoencoder(nn.Module):
             images (torch.Tensor): Images that are reconstructed, shape ``(B, 3, H, W)``.
 
         Returns:
-            torch.Tensor | None: Shape ``(B, 1, 1, 1)``, 1 for images of the contrast that standardised ones have; None
-            without ``standardize``.
+            torch.Tensor | None: Shape ``(B, 1, 1, 1)``, with detail ``(B, 4, 1, 1)``, 1 for images of the contrast that
+            standardised ones have; None without ``standardize``.
         """
         return light(images.float()).contrast / CONTRAST if self.standardize else None
 

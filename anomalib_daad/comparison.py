@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from .autoencoder import Decoder, Encoder, scale_channels
+from .downscale import COLOURS
 from .light import light
 
 SCALES = 4
@@ -44,13 +45,14 @@ class Comparison(nn.Module):
         """Compare.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``; detail, as a fourth channel, is not looked
+                at.
             reconstructions (torch.Tensor): Their reconstructions, same shape.
 
         Returns:
             torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
         """
-        images, reconstructions = images.float(), reconstructions.float()
+        images, reconstructions = images[:, :COLOURS].float(), reconstructions[:, :COLOURS].float()
         mean, contrast = light(images)
         images, reconstructions = (images - mean) / contrast, (reconstructions - mean) / contrast
         difference = images - reconstructions

@@ -27,6 +27,8 @@ import torch
 from kornia.augmentation import RandomAffine
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from .downscale import COLOURS
+
 VISIBLE = 0.08  # change of a pixel, relative to its image's contrast, from which it counts as corrupted
 MIN_VISIBLE = 0.015  # the same in units of [-1, 1], for images without contrast
 CELLS = 16  # rows and columns of the grid on which windows are drawn
@@ -50,7 +52,8 @@ def corrupt(images: torch.Tensor, share: float = 0.85) -> CorruptedImages:
     """Corrupt a batch.
 
     Args:
-        images (torch.Tensor): Good images, shape ``(B, 3, H, W)``, in [-1, 1].
+        images (torch.Tensor): Good images, shape ``(B, 3, H, W)``, in [-1, 1]; detail may follow as a fourth channel,
+            which is filled along with the colours and is not what makes a change visible.
         share (float): Share of images that are corrupted, in [0, 1]. Defaults to ``0.85``.
 
     Returns:
@@ -63,7 +66,7 @@ def corrupt(images: torch.Tensor, share: float = 0.85) -> CorruptedImages:
     opacity = _per_image(images, 0.3, 1.7).clamp_max(1)  # half of them cover
     weights = (_regions(images) & _coin(images, share)) * opacity
     corrupted = images + weights * (fillings - images)
-    change = (corrupted - images).abs().mean(dim=1, keepdim=True)
+    change = (corrupted - images)[:, :COLOURS].abs().mean(dim=1, keepdim=True)
     return CorruptedImages(corrupted, (change > (VISIBLE * _contrast(images)).clamp_min(MIN_VISIBLE)).to(images.dtype))
 
 
@@ -71,7 +74,8 @@ def relight(images: torch.Tensor, gain: float, bias: float) -> torch.Tensor:
     """Change contrast, brightness and tint of each image, in proportion to what it has of them.
 
     Args:
-        images (torch.Tensor): Images, shape ``(B, 3, H, W)``, in [-1, 1].
+        images (torch.Tensor): Images, shape ``(B, 3, H, W)``, in [-1, 1], or with detail ``(B, 4, H, W)``, which
+            changes as the contrast does.
         gain (float): Largest change of the contrast's logarithm.
         bias (float): Largest change of the brightness, in standard deviations of the image; the tint, twice the
             standard deviation of its colours where bias is 1, grows with it up to there.
@@ -79,12 +83,15 @@ def relight(images: torch.Tensor, gain: float, bias: float) -> torch.Tensor:
     Returns:
         torch.Tensor: Images, same shape, in [-1, 1].
     """
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    grey = images.mean(dim=1, keepdim=True)
-    colour = 2 * _deviation(images - grey).clamp_max(0.15)  # (B, 1, 1, 1)
-    tint = _uniform((*images.shape[:2], 1, 1), -1, 1, images) * min(bias, 1.0) * colour
+    colours = images[:, :COLOURS]
+    mean = colours.mean(dim=(1, 2, 3), keepdim=True)
+    grey = colours.mean(dim=1, keepdim=True)
+    colour = 2 * _deviation(colours - grey).clamp_max(0.15)  # (B, 1, 1, 1)
+    tint = _uniform((*colours.shape[:2], 1, 1), -1, 1, images) * min(bias, 1.0) * colour
     shift = _per_image(images, -bias, bias) * _contrast(images) + tint
-    return ((images - mean) * _per_image(images, -gain, gain).exp() + mean + shift).clamp(-1, 1)
+    factor = _per_image(images, -gain, gain).exp()
+    lit = ((colours - mean) * factor + mean + shift).clamp(-1, 1)
+    return torch.cat([lit, images[:, COLOURS:] * factor], dim=1)
 
 
 def _displace(images: torch.Tensor) -> torch.Tensor:
@@ -150,7 +157,8 @@ def _centers(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     A screw covers a tenth of its image: windows drawn anywhere alike would mostly fill background with background.
     """
-    slopes = torch.stack(torch.gradient(images.mean(dim=1, keepdim=True).float(), dim=(2, 3))).abs().sum(dim=0)
+    grey = images[:, :COLOURS].mean(dim=1, keepdim=True).float()
+    slopes = torch.stack(torch.gradient(grey, dim=(2, 3))).abs().sum(dim=0)
     detail = adaptive_avg_pool2d(slopes, CELLS).flatten(1)  # (B, CELLS²)
     anywhere = detail.mean(dim=1, keepdim=True).clamp_min(1e-6)
     cells = torch.multinomial(FOCUS * detail + (1 - FOCUS) * anywhere, 1)[:, :, None, None]
@@ -159,7 +167,7 @@ def _centers(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _contrast(images: torch.Tensor) -> torch.Tensor:
-    return _deviation(images.mean(dim=1, keepdim=True))
+    return _deviation(images[:, :COLOURS].mean(dim=1, keepdim=True))
 
 
 def _deviation(values: torch.Tensor) -> torch.Tensor:

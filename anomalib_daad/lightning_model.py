@@ -111,6 +111,11 @@ class Daad(ReconstructionTraining, AnomalibModule):
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by the mean and the deviation that good images had there
             in training, see :class:`MapStandardization`. Defaults to ``False``.
+        error_map (bool): Add the error relative to each image's contrast to the anomaly map, in the same units; the
+            score stays as it is. Defaults to ``False``.
+        downscale (int): The networks see images so many times smaller than ``image_size``, with the detail that this
+            takes away as a fourth channel, see :class:`Downscale`; ``map_sigma`` and ``placement_radius`` count their
+            pixels. 1 for images as they are. Defaults to ``1``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
@@ -161,6 +166,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
         standardize: bool = False,
         placement_radius: int = 0,
         standardize_maps: bool = False,
+        error_map: bool = False,
+        downscale: int = 1,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -202,6 +209,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
                 standardize=standardize,
                 placement_radius=placement_radius,
                 standardize_maps=standardize_maps,
+                error_map=error_map,
+                downscale=downscale,
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(lambda_rec, lambda_adv, lambda_ali, distance, generator_objective)
         self.discriminator_loss = DiscriminatorLoss()
@@ -273,6 +282,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The losses in the order of :meth:`configure_optimizers`.
         """
+        images = self.model.downscale(images)
         self._latest_images = images
         targets, inputs, masks = images, images, None
         if self.restoration:

@@ -85,7 +85,7 @@ class MnadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        check_images(images, self.image_size)
+        check_images(images, (3, *self.image_size))
         if self.training:
             return self.reconstruct(images)
         if torch.compiler.is_compiling():
@@ -128,7 +128,7 @@ class MnadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        check_images(images, self.image_size)
+        check_images(images, (3, *self.image_size))
         with full_precision(images):
             return _compare(images, self.reconstruct(images))
 

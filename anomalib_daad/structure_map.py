@@ -19,8 +19,12 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
+from .downscale import COLOURS
+from .light import light
+
 CONSTANT = 0.0026  # of the GMSD paper, for grey values in [0, 1]
 SCALES = 4
+DETAIL_CONTRAST = 0.4  # at which detail is compared: its own differs from product to product
 
 
 class StructureMap(nn.Module):
@@ -42,14 +46,24 @@ class StructureMap(nn.Module):
         """Compare.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``, or with detail ``(B, 4, H, W)``: what
+                differs in grey values and what in detail is then averaged.
             reconstructions (torch.Tensor): Their reconstructions, same shape.
 
         Returns:
             torch.Tensor: Difference, shape ``(B, 1, H, W)``, in [0, 1], float32.
         """
-        size = images.shape[-2:]
-        first, second = (x.float().mean(dim=1, keepdim=True) / 2 for x in (images, reconstructions))  # (B, 1, H, W)
+        pair = (images.float(), reconstructions.float())
+        difference = self._compare(*(x[:, :COLOURS].mean(dim=1, keepdim=True) / 2 for x in pair))
+        if images.shape[1] == COLOURS:
+            return difference
+        mean, contrast = (x[:, COLOURS:] for x in light(pair[0]))
+        detail = ((x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in pair)
+        return (difference + self._compare(*detail)) / 2
+
+    def _compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Compare images of one channel, in units of grey values in [0, 1], shape ``(B, 1, H, W)``."""
+        size = first.shape[-2:]
         total = torch.zeros_like(first)
         for _ in range(self.scales):
             g, h = self._gradient(first), self._gradient(second)

@@ -15,13 +15,15 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
+from torch.nn.functional import interpolate
 
-from .anomaly_map import AnomalyMap, maximum
+from .anomaly_map import AnomalyMap, maximum, relative_error
 from .anomaly_score import FusedScore
 from .autoencoder import Connections, MemoryAutoencoder
 from .block_memory import MemoryInit, MemoryRead
 from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
+from .downscale import Downscale
 from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
 from .map_standardization import MapStandardization
@@ -54,10 +56,12 @@ class Maps(NamedTuple):
     Attributes:
         reconstruction (torch.Tensor): Squared error or structural difference, shape ``(B, 1, H, W)``.
         comparison (torch.Tensor | None): What the learned comparison says, same shape; None without.
+        error (torch.Tensor | None): Error relative to the image's contrast, same shape; None without ``error_map``.
     """
 
     reconstruction: torch.Tensor
     comparison: torch.Tensor | None
+    error: torch.Tensor | None
 
 
 class Scores(NamedTuple):
@@ -104,6 +108,10 @@ class DaadModel(nn.Module):
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by what good images have there, see
             :class:`MapStandardization`. Defaults to ``False``.
+        error_map (bool): Add the error relative to each image's contrast to the anomaly map, standardised as R(x)'s map
+            is; scores stay as they are. Defaults to ``False``.
+        downscale (int): The networks see images so many times smaller than ``image_size``, and their detail, see
+            :class:`Downscale`. 1 for images as they are. Defaults to ``1``.
 
     Raises:
         ValueError: If an argument is out of range, the sizes do not divide or the options exclude each other.
@@ -130,6 +138,8 @@ class DaadModel(nn.Module):
         standardize: bool = False,
         placement_radius: int = 0,
         standardize_maps: bool = False,
+        error_map: bool = False,
+        downscale: int = 1,
     ) -> None:
         super().__init__()
         if score not in get_args(ScoreKind):
@@ -144,13 +154,22 @@ class DaadModel(nn.Module):
         if standardize_maps and score == "mean_error":
             msg = "Standardised maps need a score of maxima: score='maximum_structure' or 'maximum_error'."
             raise ValueError(msg)
+        if error_map and not standardize_maps:
+            msg = "error_map adds two maps, which takes a common unit: set standardize_maps=True."
+            raise ValueError(msg)
+        if downscale != 1 and (adversarial or not standardize):
+            msg = "downscale adds a channel of detail, in units of its own: set standardize=True and adversarial=False."
+            raise ValueError(msg)
         self.image_size = tuple(image_size)
+        self.downscale = nn.Identity() if downscale == 1 else Downscale(image_size, downscale)
+        seen_size = (image_size[0] // downscale, image_size[1] // downscale)
+        self.seen_shape = (3 + (downscale != 1), *seen_size)
         self.num_scales = num_scales
         self.distance: Distance = distance
         self.score_kind: ScoreKind = score
         self.score = FusedScore(gamma)
         self.autoencoder = MemoryAutoencoder(
-            image_size,
+            seen_size,
             division_rates,
             num_items,
             num_scales,
@@ -161,19 +180,22 @@ class DaadModel(nn.Module):
             drop_below,
             connections,
             standardize,
+            self.seen_shape[0],
         )
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
         self.comparison = Comparison(comparison_channels) if comparison_channels else None
         self.anomaly_map = AnomalyMap(map_sigma, structure=score == "maximum_structure")
         self.placement = PlacementSearch(placement_radius) if placement_radius else None
-        count = 1 + bool(comparison_channels) if standardize_maps else 0
-        self.standardizations = nn.ModuleList([MapStandardization(image_size) for _ in range(count)])
+        self.error_map = error_map
+        count = 1 + bool(comparison_channels) + error_map if standardize_maps else 0
+        self.standardizations = nn.ModuleList([MapStandardization(seen_size) for _ in range(count)])
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``; in training as the networks see them,
+                which is what ``downscale`` makes of them.
             targets (torch.Tensor | None): In training what to reconstruct, which the discriminator sees as real, same
                 shape; None for the images themselves. Defaults to ``None``.
 
@@ -184,7 +206,7 @@ class DaadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        check_images(images, self.image_size)
+        check_images(images, self.seen_shape if self.training else (3, *self.image_size))
         if self.training:
             reconstructions, reads = self.autoencoder.reconstruct(images)
             if self.comparison is not None:
@@ -201,6 +223,8 @@ class DaadModel(nn.Module):
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         scores, anomaly_map = self._judge(images)
+        if anomaly_map.shape[-2:] != images.shape[-2:]:
+            anomaly_map = interpolate(anomaly_map, self.image_size, mode="bilinear")
         return flag_not_finite(images, self.score(*scores), anomaly_map)
 
     def scores(self, images: torch.Tensor) -> Scores:
@@ -215,7 +239,7 @@ class DaadModel(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the model was built for.
         """
-        check_images(images, self.image_size)
+        check_images(images, (3, *self.image_size))
         with full_precision(images):
             return self._judge(images)[0]
 
@@ -225,14 +249,16 @@ class DaadModel(nn.Module):
         images = placed.images
         reconstructions = self.autoencoder(images)
         defects = None if self.comparison is None else self.comparison(images, reconstructions)
-        anomaly_map, comparison = self.maps(images, reconstructions, defects)
-        anomaly_map = placed.back(anomaly_map)
+        maps = self.maps(images, reconstructions, defects)
+        anomaly_map = placed.back(maps.reconstruction)
         if self.score_kind == "mean_error":
             reconstruction = sample_distance(images, reconstructions, self.distance)
         else:
             reconstruction = maximum(anomaly_map)
-        if comparison is not None:
-            comparison = placed.back(comparison)
+        if maps.error is not None:
+            anomaly_map = anomaly_map + placed.back(maps.error)
+        if maps.comparison is not None:
+            comparison = placed.back(maps.comparison)
             return Scores(reconstruction, maximum(comparison)), self.score(anomaly_map, comparison)
         if self.discriminator is None:
             return Scores(reconstruction, None), anomaly_map
@@ -256,37 +282,41 @@ class DaadModel(nn.Module):
         maps = [self.anomaly_map(images, reconstructions)]
         if defects is not None:
             maps.append(self.anomaly_map.blur(defects))
+        if self.error_map:
+            maps.append(self.anomaly_map.blur(relative_error(images, reconstructions)))
         if self.standardizations:
             maps = [standardize(one) for standardize, one in zip(self.standardizations, maps, strict=True)]
-        return Maps(maps[0], maps[1] if defects is not None else None)
+        return Maps(maps[0], None if defects is None else maps[1], maps[-1] if self.error_map else None)
 
     def in_place(self, images: torch.Tensor) -> Placed:
-        """Move images to where they are judged.
+        """Move images, as the networks see them, to where they are judged.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            Placed: The images as they are, unless there is a search and the network knows the place of parts.
+            Placed: What ``downscale`` makes of them, unmoved unless there is a search and the network knows the place
+            of parts.
         """
+        images = self.downscale(images)
         if self.placement is None or not self.placement.is_known:
             return Placed(images)
         return self.placement(images, self.autoencoder)
 
 
-def check_images(images: torch.Tensor, image_size: tuple[int, ...]) -> None:
+def check_images(images: torch.Tensor, shape: tuple[int, ...]) -> None:
     """Refuse images of another size.
 
     Args:
-        images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
-        image_size (tuple[int, ...]): Height and width that a model was built for.
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        shape (tuple[int, ...]): Channels, height and width that a model was built for.
 
     Raises:
         ValueError: If the images do not have that size.
     """
-    if tuple(images.shape[1:]) != (3, *image_size):
+    if tuple(images.shape[1:]) != shape:
         msg = (
-            f"The model was built for images of shape (B, 3, {image_size[0]}, {image_size[1]}), got "
+            f"The model was built for images of shape (B, {shape[0]}, {shape[1]}, {shape[2]}), got "
             f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
         )
         raise ValueError(msg)

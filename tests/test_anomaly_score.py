@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_daad.anomaly_map import AnomalyMap
 from anomalib_daad.anomaly_score import FusedScore
-from anomalib_daad.pre_processor import AntialiasPreProcessor, ExportableResize
+from anomalib_daad.pre_processor import AntialiasPreProcessor
+from anomalib_daad.resize import ExportableResize
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.9, 1.0])

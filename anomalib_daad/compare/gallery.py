@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from torchvision.transforms.v2 import CenterCrop, Resize
 
 from .. import html_page
+from ..downscale import COLOURS
 from ..lightning_base import ReconstructionTraining
 from ..mnad import Mnad
 from .finding import Finding
@@ -175,7 +176,7 @@ def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
         rebuilt = model.model.reconstruct(prepared).reconstructions
     else:
         placed = model.model.in_place(prepared)
-        rebuilt = placed.back(model.model.autoencoder(placed.images))
+        rebuilt = placed.back(model.model.autoencoder(placed.images))[:, :COLOURS]
     return (((rebuilt[0] + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from anomalib.pre_processing import PreProcessor
 from rich.progress import track
+from torch.nn.functional import interpolate
 
 from ..autoencoder import MemoryAutoencoder
 from ..block_memory import BlockMemory, MemoryRead
+from ..downscale import COLOURS
 from ..lightning_model import Daad
 from .images import InspectedImage, InspectedImages
 
@@ -134,13 +136,16 @@ def look(model: Daad, image: InspectedImage) -> CloseUp:
     placed = model.model.in_place(prepared)
     rebuilt, reads = model.model.autoencoder.reconstruct(placed.images)
     anomaly_map = model.model(prepared).anomaly_map[0, 0].cpu().numpy()
-    seen, reconstruction = _to_picture(prepared), _to_picture(placed.back(rebuilt))
-    return CloseUp(seen, reconstruction, np.abs(seen - reconstruction).mean(axis=-1), anomaly_map, reads)
+    size = anomaly_map.shape
+    seen, reconstruction = _to_picture(model.model.downscale(prepared), size), _to_picture(placed.back(rebuilt), size)
+    error = np.abs(seen - reconstruction).mean(axis=-1)
+    return CloseUp(_to_picture(prepared, size), reconstruction, error, anomaly_map, reads)
 
 
-def _to_picture(images: torch.Tensor) -> np.ndarray:
-    """``(1, 3, H, W)`` in [-1, 1] -> ``(H, W, 3)`` in [0, 1]."""
-    return ((images[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+def _to_picture(images: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """``(1, C, h, w)`` in [-1, 1], colours first -> ``(H, W, 3)`` in [0, 1]."""
+    colours = images if images.shape[-2:] == size else interpolate(images, size, mode="bilinear")
+    return ((colours[0, :COLOURS] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def choose(observations: Observations, count: int) -> list[int]:
