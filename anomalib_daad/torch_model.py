@@ -157,8 +157,8 @@ class DaadModel(nn.Module):
         if error_map and not standardize_maps:
             msg = "error_map adds two maps, which takes a common unit: set standardize_maps=True."
             raise ValueError(msg)
-        if downscale != 1 and (adversarial or not standardize):
-            msg = "downscale adds a channel of detail, in units of its own: set standardize=True and adversarial=False."
+        if downscale != 1 and adversarial:
+            msg = "downscale adds a channel of detail, which the discriminator does not take: set adversarial=False."
             raise ValueError(msg)
         self.image_size = tuple(image_size)
         self.downscale = nn.Identity() if downscale == 1 else Downscale(image_size, downscale)

@@ -133,11 +133,11 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
         for name in ("daad_restoration_cpu.yaml", "demo.yaml")
     )
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
-    texture = {"placement_radius": 2, "standardize_maps": True}  # which has no place
+    texture = {"placement_radius": 2, "standardize_maps": True, "error_map": True, "downscale": 4}  # which has no place
     assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size}
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
-    assert {**arguments, "image_size": [64, 64], "seed": 0} == preset
+    assert {**arguments, "image_size": [256, 256], "seed": 0} == preset
 
 
 def parts_of(model: Daad) -> set[str]:
@@ -153,16 +153,21 @@ def parts_of(model: Daad) -> set[str]:
         "Muon": model.optimizer_name == "muon",
         "placement": model.model.placement is not None,
         "standardised maps": len(model.model.standardizations) > 0,
+        "error map": model.model.error_map,
     }
     return {part for part, present in has.items() if present}
 
 
 def test_each_part_of_restoration_training_can_be_taken_away() -> None:
-    whole = parts_of(Daad(image_size=(64, 64), **systems.SYSTEMS["Restoration"].arguments))
+    whole = parts_of(Daad(image_size=(256, 256), **systems.SYSTEMS["Restoration"].arguments))
     prefix = "Restoration without "
     parts = {name.removeprefix(prefix) for name in systems.SYSTEMS if name.startswith(prefix)}
     assert parts == whole
-    goes_with_it = {"corruptions and comparison": {"comparison"}, "memory": {"blocks"}}
+    goes_with_it = {
+        "corruptions and comparison": {"comparison"},
+        "memory": {"blocks"},
+        "standardised maps": {"error map"},
+    }
     for part in parts:
-        model = Daad(image_size=(64, 64), **systems.SYSTEMS[prefix + part].arguments)
+        model = Daad(image_size=(256, 256), **systems.SYSTEMS[prefix + part].arguments)
         assert whole - parts_of(model) == {part} | goes_with_it.get(part, set())

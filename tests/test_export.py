@@ -21,7 +21,7 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 DAAD_PLUS = {"adversarial": True}
-STANDARDIZED = {**RESTORATION, "standardize_maps": True}
+STANDARDIZED = {**RESTORATION, "standardize_maps": True, "error_map": True, "image_size": (64, 64), "downscale": 2}
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 

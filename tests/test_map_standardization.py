@@ -8,6 +8,7 @@ import torch
 from conftest import RESTORATION, make_model
 from scipy.ndimage import gaussian_filter
 
+from anomalib_daad.anomaly_map import relative_error
 from anomalib_daad.corruption import CorruptedImages
 from anomalib_daad.map_standardization import HORIZON, MapStandardization
 
@@ -76,7 +77,7 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
     masks[[1, 2, 5], 0, 3, 4] = 1
     monkeypatch.setattr("anomalib_daad.lightning_model.relight", lambda images, *_: images)
     monkeypatch.setattr("anomalib_daad.lightning_model.corrupt", lambda images: CorruptedImages(images, masks))
-    model = make_model(**RESTORATION, standardize_maps=True).train()
+    model = make_model(**RESTORATION, standardize_maps=True, error_map=True).train()
     images = torch.rand(6, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         model.losses(images)
@@ -85,6 +86,7 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
         maps = [
             model.model.anomaly_map(images[good], output.reconstructions[good]),
             model.model.anomaly_map.blur(output.defects[good]),
+            model.model.anomaly_map.blur(relative_error(images[good], output.reconstructions[good])),
         ]
     for standardization, its_maps in zip(model.model.standardizations, maps, strict=True):
         assert standardization.count == 3
@@ -94,8 +96,11 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
 
 @pytest.mark.parametrize("comparison_channels", [0, 4])
 @pytest.mark.parametrize("score", ["maximum_structure", "maximum_error"])
-def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(score, comparison_channels) -> None:
-    options = {**RESTORATION, "score": score, "comparison_channels": comparison_channels}
+@pytest.mark.parametrize("error_map", [False, True])
+def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
+    error_map, score, comparison_channels
+) -> None:
+    options = {**RESTORATION, "score": score, "comparison_channels": comparison_channels, "error_map": error_map}
     model = make_model(**options, placement_radius=2, standardize_maps=True).model
     model.placement.growth.fill_(10.0)
     for standardization in model.standardizations:
@@ -109,6 +114,8 @@ def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(score,
         maps = [model.anomaly_map(placed.images, restored)]
         if comparison_channels:
             maps.append(model.anomaly_map.blur(model.comparison(placed.images, restored)))
+        if error_map:
+            maps.append(model.anomaly_map.blur(relative_error(placed.images, restored)))
     maps = [
         placed.back(standardization(one)) for standardization, one in zip(model.standardizations, maps, strict=True)
     ]
@@ -116,7 +123,9 @@ def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(score,
     torch.testing.assert_close(scores.reconstruction, maps[0].amax(dim=(1, 2, 3)))
     if comparison_channels:
         torch.testing.assert_close(scores.alignment, maps[1].amax(dim=(1, 2, 3)))
-    torch.testing.assert_close(model(images).anomaly_map, model.score(*maps, *[None] * (2 - len(maps))))
+    error = maps.pop() if error_map else 0.0  # in the map, not in the scores
+    expected = model.score(maps[0] + error, maps[1] if comparison_channels else None)
+    torch.testing.assert_close(model(images).anomaly_map, expected)
 
 
 def test_standardising_does_not_change_training(make_datamodule, make_engine) -> None:
@@ -127,6 +136,11 @@ def test_standardising_does_not_change_training(make_datamodule, make_engine) ->
         weights.append(dict(model.model.named_parameters()))
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_error_map_takes_a_common_unit() -> None:
+    with pytest.raises(ValueError, match="set standardize_maps=True"):
+        make_model(**RESTORATION, error_map=True)
 
 
 def test_a_mean_error_has_no_map_to_standardise() -> None:

@@ -332,7 +332,8 @@ def test_a_resumed_restoration_equals_an_uninterrupted_one(optimizer, make_datam
                 trainer.save_checkpoint(path)
 
     path = tmp_path / "half.ckpt"
-    whole, resumed = (make_model(**RESTORATION, optimizer=optimizer, standardize_maps=True) for _ in range(2))
+    options = {"standardize_maps": True, "error_map": True, "image_size": (64, 64), "downscale": 2}
+    whole, resumed = (make_model(**RESTORATION, **options, optimizer=optimizer) for _ in range(2))
     make_engine(max_epochs=4, callbacks=[Keep()]).fit(whole, datamodule=make_datamodule())
     make_engine(max_epochs=4).fit(resumed, datamodule=make_datamodule(), ckpt_path=path)
     for key, value in whole.model.state_dict().items():

@@ -48,6 +48,8 @@ _RESTORATION: dict[str, Any] = {
     "map_sigma": 0.75,
     "placement_radius": 2,
     "standardize_maps": True,
+    "error_map": True,
+    "downscale": 4,
     "flips": False,
 }
 _WITHOUT: dict[str, dict[str, Any]] = {
@@ -59,7 +61,8 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "blocks": {"division_rates": None},
     "Muon": {"optimizer": "adam"},
     "placement": {"placement_radius": 0},
-    "standardised maps": {"standardize_maps": False},
+    "standardised maps": {"standardize_maps": False, "error_map": False},
+    "error map": {"error_map": False},
 }
 
 

@@ -25,6 +25,7 @@ from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
 from anomalib_daad.anomaly_map import AnomalyMap, maximum
+from anomalib_daad.downscale import COLOURS
 from anomalib_daad.light import light
 from anomalib_daad.output_folder import Row, write_table
 from anomalib_daad.pixel_measures import measure_pixels
@@ -44,6 +45,7 @@ class Judged(NamedTuple):
     error: torch.Tensor
     ssim: torch.Tensor
     comparison: torch.Tensor
+    whole: torch.Tensor  # the structure map, and the error where the model adds it
     labels: torch.Tensor
     masks: torch.Tensor
 
@@ -56,18 +58,21 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     rows = []
     for batch in datamodule.test_dataloader():
         placed = network.in_place(model.pre_processor(batch.image))
-        images = placed.images
-        restored = network.autoencoder(images)
+        seen = placed.images  # with detail, where the model downscales
+        its_restored = network.autoencoder(seen)
+        found = network.maps(seen, its_restored, network.comparison(seen, its_restored))
+        images, restored = seen[:, :COLOURS], its_restored[:, :COLOURS]
         mean, contrast = light(images)
-        structure, comparison = network.maps(images, restored, network.comparison(images, restored))
+        whole = found.reconstruction if found.error is None else found.reconstruction + found.error
         masks = interpolate(batch.gt_mask[:, None].float(), mask_size or images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
         maps = (
-            structure,
+            found.reconstruction,
             network.anomaly_map(*(CONTRAST * (x - mean) / contrast for x in (images, restored))),
             error_map(images, restored),
             network.anomaly_map.blur(dissimilarity),
-            comparison,
+            found.comparison,
+            whole,
         )
         maps = tuple(placed.back(anomaly_map) for anomaly_map in maps)
         rows.append(Judged(images, restored, *maps, batch.gt_label, masks))
@@ -84,7 +89,9 @@ def measure(it: Judged) -> Row:
     """Judge every score and map."""
     good = it.labels == 0
     structure, comparison = scale(it.structure, good), scale(it.comparison, good)
-    fused = 0.5 * structure + 0.5 * comparison
+    low, high = maximum(it.structure)[good].aminmax()
+    fused = 0.5 * (it.whole - low) / (high - low) + 0.5 * comparison
+    without_error = 0.5 * structure + 0.5 * comparison
     scores = {
         "mean_error": (it.images - it.restored).square().mean(dim=(1, 2, 3)),
         "mean_relative_error": ((it.images - it.restored) / light(it.images).contrast).square().mean(dim=(1, 2, 3)),
@@ -97,7 +104,8 @@ def measure(it: Judged) -> Row:
         "fused_map": maximum(fused),
     }
     row: Row = {name: round(roc_auc_score(it.labels, score), 4) for name, score in scores.items()}
-    for name, small_map in (("structure", it.structure), ("comparison", it.comparison), ("fused", fused)):
+    maps = {"structure": it.structure, "comparison": it.comparison, "without_error": without_error, "fused": fused}
+    for name, small_map in maps.items():
         anomaly_map = interpolate(small_map, it.masks.shape[-2:], mode="bilinear")
         row |= {f"{key}_{name}": value for key, value in measure_pixels(anomaly_map, it.masks).items()}
         # Light of whole images has no part in this one.
@@ -136,7 +144,7 @@ def main() -> None:
         datamodule.setup()
         model = Daad.load_from_checkpoint(path, map_location="cpu").eval()
         if arguments.plain_maps:
-            model.model.standardizations = nn.ModuleList()
+            model.model.standardizations, model.model.error_map = nn.ModuleList(), False
         it = judge(model, datamodule, arguments.mask_size)
         is_standardized = len(model.model.standardizations) > 0
         rows.append({"category": category, "seed": seed, "standardized_maps": is_standardized, **measure(it)})
