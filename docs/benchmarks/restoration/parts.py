@@ -85,12 +85,18 @@ def scale(anomaly_map: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
     return (anomaly_map - low) / (high - low)
 
 
+def fuse(it: Judged) -> torch.Tensor:
+    """Anomaly map as the model fuses it; what is added to the structure map has its range."""
+    good = it.labels == 0
+    low, high = maximum(it.structure)[good].aminmax()
+    return 0.5 * (it.whole - low) / (high - low) + 0.5 * scale(it.comparison, good)
+
+
 def measure(it: Judged) -> Row:
     """Judge every score and map."""
     good = it.labels == 0
     structure, comparison = scale(it.structure, good), scale(it.comparison, good)
-    low, high = maximum(it.structure)[good].aminmax()
-    fused = 0.5 * (it.whole - low) / (high - low) + 0.5 * comparison
+    fused = fuse(it)
     without_error = 0.5 * structure + 0.5 * comparison
     scores = {
         "mean_error": (it.images - it.restored).square().mean(dim=(1, 2, 3)),
@@ -116,11 +122,12 @@ def measure(it: Judged) -> Row:
 
 
 def draw(it: Judged, path: Path) -> None:
-    """Draw defective images spread over the test set: image, restoration, structure, comparison, mask."""
+    """Draw defective images spread over the test set: image, restoration, structure, comparison, whole map, mask."""
     chosen = torch.nonzero(it.labels).flatten()
     chosen = chosen[torch.linspace(0, len(chosen) - 1, DEFECTS).round().long()]
     good = it.labels == 0
-    heat = [(scale(m, good) / 2).clamp(0, 1).expand(-1, 3, -1, -1) for m in (it.structure, it.comparison)]
+    scaled = [scale(it.structure, good), scale(it.comparison, good), fuse(it)]
+    heat = [(m / 2).clamp(0, 1).expand(-1, 3, -1, -1) for m in scaled]
     masks = interpolate(it.masks[:, None].float(), it.images.shape[-2:])
     columns = [it.images / 2 + 0.5, it.restored / 2 + 0.5, *heat, masks.expand(-1, 3, -1, -1)]
     grid = torch.cat([torch.cat(list(column[chosen]), dim=2) for column in columns], dim=1)
