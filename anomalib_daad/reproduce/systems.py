@@ -49,7 +49,6 @@ _RESTORATION: dict[str, Any] = {
     "placement_radius": 2,
     "standardize_maps": True,
     "error_map": True,
-    "downscale": 4,
     "flips": False,
 }
 _WITHOUT: dict[str, dict[str, Any]] = {
