@@ -79,17 +79,16 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def scale(anomaly_map: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
-    """Scale a map by the range of the maxima of good images, as eq. 7 scales scores."""
-    low, high = maximum(anomaly_map)[good].aminmax()
+def scale(anomaly_map: torch.Tensor, good: torch.Tensor, scored: torch.Tensor | None = None) -> torch.Tensor:
+    """Scale a map by the range that its maxima, or those of the map that is scored, have on good images, as eq. 7."""
+    low, high = maximum(anomaly_map if scored is None else scored)[good].aminmax()
     return (anomaly_map - low) / (high - low)
 
 
 def fuse(it: Judged) -> torch.Tensor:
     """Anomaly map as the model fuses it; what is added to the structure map has its range."""
     good = it.labels == 0
-    low, high = maximum(it.structure)[good].aminmax()
-    return 0.5 * (it.whole - low) / (high - low) + 0.5 * scale(it.comparison, good)
+    return 0.5 * scale(it.whole, good, it.structure) + 0.5 * scale(it.comparison, good)
 
 
 def measure(it: Judged) -> Row:
