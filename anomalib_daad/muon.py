@@ -4,7 +4,8 @@
 
 Every direction of a kernel, seen as a matrix of output by input, then learns equally fast, while in Adam a few strong
 ones hold back the many weak ones. PyTorch's Muon takes no convolutions, timm's computes in bfloat16, which some
-processors emulate; this one computes in float32 and spares most of the work by staying with the small Gram matrix.
+processors emulate; this one computes in float32 and spares most of the work by staying with the small Gram matrix. In
+bfloat16 that would not hold: steps along gradients of low rank would grow a millionfold.
 
 Paper:
     Jordan et al., Muon: An optimizer for hidden layers in neural networks: https://kellerjordan.github.io/posts/muon/
@@ -81,7 +82,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """Set the singular values of a matrix near 1, between 0.7 and 1.2, but for the very small ones.
 
     Newton-Schulz: X becomes p(X Xᵀ) X five times over. The polynomials p of all five are multiplied first, which takes
-    products of the small side alone; all of them are symmetric and commute.
+    products of the small side alone; all of them are symmetric and commute. All of it in float32, under autocast too.
 
     Args:
         matrix (torch.Tensor): Shape ``(m, n)``.
@@ -91,12 +92,14 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T).T
-    matrix = matrix / matrix.norm().clamp_min(1e-12)
-    gram = matrix @ matrix.T  # (m, m)
-    product = _polynomial(gram)
-    for _ in range(ITERATIONS - 1):
-        product = _polynomial(product @ gram @ product) @ product
-    return product @ matrix
+    with torch.autocast(matrix.device.type, enabled=False):
+        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        matrix = matrix / matrix.norm().clamp_min(1e-12)
+        gram = matrix @ matrix.T  # (m, m)
+        product = _polynomial(gram)
+        for _ in range(ITERATIONS - 1):
+            product = _polynomial(product @ gram @ product) @ product
+        return product @ matrix
 
 
 def _polynomial(gram: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,17 @@ def test_directions_stay_and_their_strengths_become_alike(shape) -> None:
     torch.testing.assert_close(turned, strengths.diag(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(32, 16), (64, 512)])
+def test_gradients_of_low_rank_are_no_large_steps_in_half_precision(rank, shape) -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(shape[0], rank, generator=generator) @ torch.randn(rank, shape[1], generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        step = orthogonalize(matrix)
+    torch.testing.assert_close(step.double(), newton_schulz(matrix), rtol=0, atol=1e-3)
+    assert torch.linalg.matrix_norm(orthogonalize(matrix.bfloat16()), 2) < 1.3
+
+
 def test_no_gradient_is_no_step() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 5)), torch.zeros(3, 5))
 
