@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import RESTORATION, make_model
 from torch import nn
 
 from anomalib_daad.muon import MOMENTUM, RATE, Muon, orthogonalize
@@ -144,3 +144,18 @@ def test_the_optimizer_is_a_choice(name, kind, adversarial) -> None:
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"optimizer must be one of .*'adam', 'muon'.*got 'sgd'"):
         make_model(optimizer="sgd")
+
+
+def test_a_training_in_bfloat16_moves_kernels_no_further_than_orthogonal_steps(
+    make_datamodule, make_engine, monkeypatch
+) -> None:
+    monkeypatch.setattr("anomalib_daad.precision.computes_bfloat16", lambda _: True)
+    model = make_model(**RESTORATION, optimizer="muon", learning_rate=1e-3)
+    before = copy.deepcopy(model.model)
+    make_engine(max_steps=6, precision="bf16-mixed").fit(model, datamodule=make_datamodule())
+    assert model.trainer.precision == "bf16-mixed"
+    for (name, weight), old in zip(model.model.named_parameters(), before.parameters(), strict=True):
+        if weight.ndim == 4:
+            rows, columns = weight.flatten(1).shape
+            furthest = 6 * 1.25 * RATE * 1e-3 * max(1, rows / columns) ** 0.5
+            assert torch.linalg.matrix_norm((weight - old).detach().flatten(1), 2) <= furthest, name
