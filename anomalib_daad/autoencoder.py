@@ -314,23 +314,27 @@ class MemoryAutoencoder(nn.Module):
         return Reconstruction(self.decoder(features), reads)
 
 
-def check_image_size(image_size: tuple[int, int], rates: tuple[int, int, int] | None, num_scales: int) -> None:
+def check_image_size(
+    image_size: tuple[int, int], rates: tuple[int, int, int] | None, num_scales: int, downscale: int = 1
+) -> None:
     """Refuse an image size that scales and rates do not divide.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images.
         rates (tuple[int, int, int] | None): Division rates; None divides into pixels.
         num_scales (int): Number of scales.
+        downscale (int): How many times smaller the network sees the images. Defaults to ``1``.
 
     Raises:
         ValueError: If they do not divide it.
     """
     height, width = image_size
     r_h, r_w, _ = rates or (1, 1, 1)
-    down = 2**num_scales
+    down = downscale * 2**num_scales
     if min(r_h, r_w) < 1 or height % (r_h * down) or width % (r_w * down):
+        factor = "2**num_scales" if downscale == 1 else "downscale * 2**num_scales"
         msg = (
-            f"image_size {height}x{width} must be divisible by {r_h * down}x{r_w * down}, which is 2**num_scales = "
+            f"image_size {height}x{width} must be divisible by {r_h * down}x{r_w * down}, which is {factor} = "
             f"{down} times the division_rates ({r_h}, {r_w}) along height and width; choose another image_size, "
             f"smaller rates or fewer scales."
         )

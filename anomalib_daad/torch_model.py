@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from .anomaly_map import AnomalyMap, maximum, relative_error
 from .anomaly_score import FusedScore
-from .autoencoder import Connections, MemoryAutoencoder
+from .autoencoder import Connections, MemoryAutoencoder, check_image_size
 from .block_memory import MemoryInit, MemoryRead
 from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
@@ -162,6 +162,8 @@ class DaadModel(nn.Module):
             raise ValueError(msg)
         self.image_size = tuple(image_size)
         self.downscale = nn.Identity() if downscale == 1 else Downscale(image_size, downscale)
+        has_memory = connections in {"memory", "bottleneck_memory"}
+        check_image_size(image_size, division_rates if has_memory else None, num_scales, downscale)
         seen_size = (image_size[0] // downscale, image_size[1] // downscale)
         self.seen_shape = (3 + (downscale != 1), *seen_size)
         self.num_scales = num_scales

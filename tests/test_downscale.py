@@ -152,6 +152,13 @@ def test_the_comparison_does_not_look_at_detail() -> None:
 
 # In the model.
 
+
+def test_a_size_that_scales_do_not_divide_is_refused_as_that_of_the_images() -> None:
+    words = r"image_size 96x96 must be divisible by 64x64, .*downscale \* 2\*\*num_scales = 32"
+    with pytest.raises(ValueError, match=words):
+        make_model(**RESTORATION, image_size=(96, 96), downscale=2, division_rates=(2, 2, 1))
+
+
 DOWNSCALED = {**RESTORATION, "image_size": (64, 64), "downscale": 2, "standardize_maps": True}
 
 
