@@ -28,6 +28,7 @@ from .light import light
 
 Connections = Literal["memory", "bottleneck_memory", "skip", "none"]
 Border = Literal["zeros", "replicate"]
+WITH_MEMORY = {"memory", "bottleneck_memory"}  # connections that hold banks, whose blocks the size must allow
 MAX_CHANNELS = 512
 CONTRAST = 0.4  # that standardised images have
 # Of a hundred items one or two weigh within this range below 1/N; float32 backends differ by a thousandth of it.
@@ -252,7 +253,7 @@ class MemoryAutoencoder(nn.Module):
             for scale in range(1, num_scales + 1)
         ]
         channels = scale_channels(base_channels, num_scales)
-        check_image_size(image_size, division_rates if any(has_memory) else None, num_scales)
+        check_image_size(image_size, division_rates if connections in WITH_MEMORY else None, num_scales)
         self.encoder = Encoder(in_channels, channels)
         self.memories = nn.ModuleList()
         for scale, (c, memory) in enumerate(zip(channels, has_memory, strict=True), start=1):

@@ -50,7 +50,8 @@ from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .memory_loss import MemoryLoss
 from .muon import Muon
-from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput, full_precision
+from .precision import full_precision
+from .torch_model import DaadModel, ScoreKind, Scores, TrainingOutput
 
 OptimizerName = Literal["adam", "muon"]
 WARM_UP = 0.1  # share of a restoration training

@@ -20,8 +20,9 @@ from .anomaly_score import FusedScore
 from .autoencoder import Decoder, Encoder, check_image_size, initialize_weights, scale_channels
 from .block_memory import MemoryRead
 from .finite_input import flag_not_finite
+from .precision import full_precision
 from .prototype_memory import PrototypeMemory
-from .torch_model import Scores, check_images, full_precision
+from .torch_model import Scores, check_images
 
 
 class MnadOutput(NamedTuple):

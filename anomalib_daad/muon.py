@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from .precision import full_precision
+
 MOMENTUM = 0.95
 RATE = 20.0  # learning rate of the orthogonalised steps, as a multiple of Adam's
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
@@ -92,7 +94,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T).T
-    with torch.autocast(matrix.device.type, enabled=False):
+    with full_precision(matrix):
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         matrix = matrix / matrix.norm().clamp_min(1e-12)
         gram = matrix @ matrix.T  # (m, m)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Precision of the training: bfloat16 where the processor computes in it, float32 elsewhere.
+"""Precision of the training: bfloat16 where the processor computes in it and it is fine enough, float32 elsewhere.
 
 Example:
     >>> computes_bfloat16("cuda")
@@ -49,3 +49,15 @@ def avoid_emulated_bfloat16(trainer: Trainer) -> None:
             "This processor emulates bfloat16, far slower than it computes float32: training in float32 instead. "
             "--trainer.precision 32-true does the same without this warning."
         )
+
+
+def full_precision(like: torch.Tensor) -> torch.autocast:
+    """Context without autocast, for what bfloat16 is too coarse for, such as scores with ranges of the float32 export.
+
+    Args:
+        like (torch.Tensor): Tensor on the device that the context is for.
+
+    Returns:
+        torch.autocast: Context manager.
+    """
+    return torch.autocast(like.device.type, enabled=False)

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from .anomaly_map import AnomalyMap, maximum, relative_error
 from .anomaly_score import FusedScore
-from .autoencoder import Connections, MemoryAutoencoder, check_image_size
+from .autoencoder import WITH_MEMORY, Connections, MemoryAutoencoder, check_image_size
 from .block_memory import MemoryInit, MemoryRead
 from .comparison import Comparison
 from .discriminator import Discriminator, DiscriminatorOutput
@@ -28,6 +28,7 @@ from .finite_input import flag_not_finite
 from .loss import Distance, sample_distance
 from .map_standardization import MapStandardization
 from .placement import Placed, PlacementSearch
+from .precision import full_precision
 
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
 
@@ -162,8 +163,7 @@ class DaadModel(nn.Module):
             raise ValueError(msg)
         self.image_size = tuple(image_size)
         self.downscale = nn.Identity() if downscale == 1 else Downscale(image_size, downscale)
-        has_memory = connections in {"memory", "bottleneck_memory"}
-        check_image_size(image_size, division_rates if has_memory else None, num_scales, downscale)
+        check_image_size(image_size, division_rates if connections in WITH_MEMORY else None, num_scales, downscale)
         seen_size = (image_size[0] // downscale, image_size[1] // downscale)
         self.seen_shape = (3 + (downscale != 1), *seen_size)
         self.num_scales = num_scales
@@ -322,15 +322,3 @@ def check_images(images: torch.Tensor, shape: tuple[int, ...]) -> None:
             f"{tuple(images.shape)}; set image_size, or let the pre-processor resize to it."
         )
         raise ValueError(msg)
-
-
-def full_precision(images: torch.Tensor) -> torch.autocast:
-    """Context without autocast: in bfloat16 scores would not fit ranges and thresholds of the float32 export.
-
-    Args:
-        images (torch.Tensor): Images, on the device that the context is for.
-
-    Returns:
-        torch.autocast: Context manager.
-    """
-    return torch.autocast(images.device.type, enabled=False)
