@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings that go wrong: losses that are no numbers stop them before a step, a lost game is said.
+"""Trainings that go wrong: losses that are no numbers stop them before a step, a lost game and a poor end are said.
 
 Example:
     >>> import torch
@@ -74,3 +74,24 @@ class GameWatch:
             mean,
             WINDOW,
         )
+
+
+def warn_if_astray(images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+    """Say where a trained network rebuilds good images worse than flat images of their mean would.
+
+    Args:
+        images (torch.Tensor): Good images that the network was trained on, shape ``(B, C, H, W)``.
+        reconstructions (torch.Tensor): Their reconstructions, same shape.
+    """
+    images, reconstructions = images.float(), reconstructions.float()
+    error = (images - reconstructions).square().mean().sqrt()
+    flat = (images - images.mean(dim=(2, 3), keepdim=True)).square().mean().sqrt()
+    if error <= flat:
+        return
+    logger.warning(
+        "The network rebuilds good images worse than flat images of their mean colour would: its root mean square "
+        "error on the last training images is %.2g, theirs %.2g. Its scores mean little. Train it longer; if it was "
+        "trained long enough, it went astray: train with a smaller learning_rate, or with --trainer.precision 32-true.",
+        error.item(),
+        flat.item(),
+    )

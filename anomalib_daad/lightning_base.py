@@ -28,7 +28,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .checkpoint_file import WholeCheckpointIO, write_whole_checkpoints
 from .distributed import average, gather
-from .divergence import GameWatch, refuse_diverged
+from .divergence import GameWatch, refuse_diverged, warn_if_astray
 from .finite_input import refuse_not_finite
 from .image_cache import cache_images
 from .image_check import check_image_files
@@ -80,6 +80,7 @@ class ReconstructionTraining(_Base):
     _validated = False
     _training_scores: list[Scores]
     _game: GameWatch
+    _latest_images: torch.Tensor | None = None
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -178,6 +179,7 @@ class ReconstructionTraining(_Base):
         images = plain_tensor(batch.image)
         if self.flips:
             images = random_flips(images)
+        self._latest_images = images
         terms, losses, scores = self.losses(images)
         self._optimize(losses)
 
@@ -198,6 +200,18 @@ class ReconstructionTraining(_Base):
 
         Returns:
             TrainingLosses: The losses, and what there is to log and to calibrate with.
+        """
+        raise NotImplementedError
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: The images as the network sees them, and their reconstructions, of the
+            same shape.
         """
         raise NotImplementedError
 
@@ -236,6 +250,16 @@ class ReconstructionTraining(_Base):
         self._average_statistics()
         if self._training_scores and not (self.trainer.enable_validation and self._validated):
             self._calibrate(self._training_scores)
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Say where the network has learnt nothing."""
+        if self._latest_images is None:
+            return
+        was_training = self.model.training
+        self.model.eval()
+        warn_if_astray(*self.rebuild(self._latest_images))
+        self.model.train(was_training)
 
     def on_validation_start(self) -> None:
         """Scale the scores by the validation images, before anomalib's post-processor sees the first of them."""

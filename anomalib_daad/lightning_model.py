@@ -132,7 +132,6 @@ class Daad(ReconstructionTraining, AnomalibModule):
     """
 
     model: DaadModel
-    _latest_images: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -284,7 +283,6 @@ class Daad(ReconstructionTraining, AnomalibModule):
             TrainingLosses: The losses in the order of :meth:`configure_optimizers`.
         """
         images = self.model.downscale(images)
-        self._latest_images = images
         targets, inputs, masks = images, images, None
         if self.restoration:
             targets = relight(images, *LIGHT)
@@ -333,9 +331,22 @@ class Daad(ReconstructionTraining, AnomalibModule):
             return
         was_training = self.model.training
         self.model.eval()
-        growth = self.model.placement.measure_growth(self._latest_images, self.model.autoencoder)
+        images = self.model.downscale(self._latest_images)
+        growth = self.model.placement.measure_growth(images, self.model.autoencoder)
         self.model.train(was_training)
         self.model.placement.growth.copy_(gather(growth).median())
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: What ``downscale`` makes of the images, and its reconstruction.
+        """
+        images = self.model.downscale(images)
+        return images, self.model.autoencoder(images)
 
     def inference_model(self) -> DaadModel:
         """Network that is exported: rewritten by :func:`for_inference`.

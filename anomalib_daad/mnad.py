@@ -147,3 +147,14 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             self.model.memory.update(output.reads[0].queries)
         scores = Scores(negative_psnr(images, output.reconstructions), distance)
         return TrainingLosses(GeneratorTerms(total, scores.reconstruction, None, distance), [total], scores)
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
+        """
+        return images, self.model.reconstruct(images).reconstructions

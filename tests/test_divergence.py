@@ -5,13 +5,15 @@
 import copy
 import logging
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_model
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
-from anomalib_daad import divergence
-from anomalib_daad.divergence import GameWatch, refuse_diverged
+from anomalib_daad import Mnad, divergence
+from anomalib_daad.divergence import GameWatch, refuse_diverged, warn_if_astray
 
 
 class Poison(Callback):
@@ -70,3 +72,42 @@ def test_a_training_watches_its_game(make_engine, make_datamodule, monkeypatch, 
     with caplog.at_level(logging.WARNING, divergence.__name__):
         make_engine(max_epochs=1).fit(make_model(), datamodule=make_datamodule())
     assert sum("apart without doubt" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("scale", "speaks"), [(0.9, False), (1.1, True)])
+def test_images_rebuilt_worse_than_their_mean_colour_are_said(scale, speaks, caplog) -> None:
+    images = torch.rand(3, 4, 16, 16) + torch.arange(4).view(1, 4, 1, 1)
+    deviation = np.sqrt(np.mean([channel.var() for image in images.numpy() for channel in image]))
+    error = torch.randn(images.shape)
+    error *= scale * deviation / error.square().mean().sqrt()
+    with caplog.at_level(logging.WARNING, divergence.__name__):
+        warn_if_astray(images, images + error)
+    assert [f"is {scale * deviation:.2g}, theirs {deviation:.2g}" in record.message for record in caplog.records] == (
+        [True] if speaks else []
+    )
+
+
+class Saturate(Callback):
+    """Sets the last layer's weights so high that it gives nothing but -1 and 1."""
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        del trainer
+        network = getattr(pl_module.model, "autoencoder", pl_module.model)
+        last = [module for module in network.decoder.modules() if isinstance(module, nn.ConvTranspose2d)][-1]
+        nn.init.constant_(last.weight, 100.0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: make_model(adversarial=False, learning_rate=0.01),
+        lambda: make_model(adversarial=False, learning_rate=0.01, downscale=2, num_scales=3),
+        lambda: Mnad((32, 32), base_channels=4, learning_rate=0.01, seed=0),
+    ],
+    ids=["Daad", "Daad, downscaled", "Mnad"],
+)
+@pytest.mark.parametrize("callbacks", [[], [Saturate()]], ids=["trained", "saturated"])
+def test_a_training_says_that_it_went_astray(model, callbacks, make_engine, make_datamodule, caplog) -> None:
+    with caplog.at_level(logging.WARNING, divergence.__name__):
+        make_engine(max_epochs=10, callbacks=callbacks).fit(model(), datamodule=make_datamodule())
+    assert sum("Its scores mean little" in record.message for record in caplog.records) == len(callbacks)
