@@ -56,6 +56,33 @@ def test_a_movement_beyond_the_radius_is_undone_as_far_as_it_goes() -> None:
     assert (rows.item(), columns.item()) == (-2, 2)
 
 
+def found_by_loop(image: torch.Tensor, restore, radius: int) -> tuple[int, int]:
+    """Step by step to the best of all nine, every one of them restored anew."""
+    best = (0, 0)
+    for _ in range(radius):
+        around = [(best[0] + r, best[1] + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+        moved = [torch.from_numpy(moved_by_loop(image.numpy(), *place))[None] for place in around]
+        best = min(zip([(it - restore(it)).square().mean().item() for it in moved], around, strict=True))[1]
+    return best
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+def test_the_search_finds_what_trying_all_neighbours_finds(radius) -> None:
+    torch.manual_seed(0)
+    network, counts = torch.nn.Conv2d(3, 3, 5, padding=2).requires_grad_(False), []
+
+    def restore(images: torch.Tensor) -> torch.Tensor:
+        counts.append(len(images) / 40)
+        return network(images)
+
+    images = torch.rand(40, 3, *SIZE)
+    _, rows, columns = PlacementSearch(radius)(images, restore)
+    assert counts == [9] + [5] * (radius - 1)
+    found = [found_by_loop(image, network, radius) for image in images]
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == found
+    assert len(set(found)) > 3
+
+
 def test_movements_are_those_of_a_loop() -> None:
     torch.manual_seed(0)
     images = torch.rand(5, 2, 7, 9)
