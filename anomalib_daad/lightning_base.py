@@ -33,6 +33,7 @@ from .finite_input import refuse_not_finite
 from .image_cache import cache_images
 from .image_check import check_image_files
 from .loss import GeneratorTerms
+from .placement import move
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .quantization import quantize
@@ -67,6 +68,7 @@ class ReconstructionTraining(_Base):
         model (Any): The network: in training called by :meth:`losses`; ``scores(images)`` gives the two parts;
             ``score`` holds their ranges.
         flips (bool): Flip each training image at random.
+        random_shift (int): Move each training image at random, by up to so many pixels.
         seed (int | None): Seeds every epoch.
         image_cache_gb (float): Training images are kept in memory if they take no more than this, in GB.
         calibrates_on_good (bool): Take the ranges from the good validation images alone.
@@ -74,6 +76,7 @@ class ReconstructionTraining(_Base):
 
     model: Any
     flips: bool
+    random_shift = 0
     seed: int | None
     image_cache_gb: float
     calibrates_on_good = False
@@ -180,6 +183,8 @@ class ReconstructionTraining(_Base):
         if self.flips:
             images = random_flips(images)
         self._latest_images = images
+        if self.random_shift:
+            images = random_shifts(images, self.random_shift)
         terms, losses, scores = self.losses(images)
         self._optimize(losses)
 
@@ -433,6 +438,20 @@ def random_flips(images: torch.Tensor) -> torch.Tensor:
         coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
         images = torch.where(coins, images.flip(dim), images)
     return images
+
+
+def random_shifts(images: torch.Tensor, most: int) -> torch.Tensor:
+    """Move each image at random, by whole pixels, all movements alike likely.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        most (int): Most pixels that an image is moved in rows and in columns.
+
+    Returns:
+        torch.Tensor: Moved images, same shape, with their borders repeated.
+    """
+    rows, columns = torch.randint(-most, most + 1, (2, len(images)), device=images.device)
+    return move(images, rows, columns)
 
 
 def _fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:

@@ -37,6 +37,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -77,6 +78,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
         optimizer (str): ``"adam"`` (the paper's), or ``"muon"``, whose convolutions step along orthogonal matrices,
             see :class:`Muon`. Defaults to ``"adam"``.
         flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
+        random_shift (int): Move each training image at random, by up to so many pixels at ``image_size``, with its
+            borders repeated. Defaults to ``0``.
         seed (int | None): Makes initial weights, flips and the order of the data repeatable, epoch by epoch, so that
             a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
             Defaults to ``None``.
@@ -146,6 +149,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         learning_rate: float | None = None,
         optimizer: OptimizerName = "adam",
         flips: bool = True,
+        random_shift: int = 0,
         seed: int | None = None,
         image_cache_gb: float = 2.0,
         torch_compile: bool = False,
@@ -181,6 +185,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         )
         if learning_rate is not None and learning_rate <= 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
+            raise ValueError(msg)
+        if random_shift < 0:
+            msg = f"random_shift must not be negative, got {random_shift}."
             raise ValueError(msg)
         if optimizer not in get_args(OptimizerName):
             msg = f"optimizer must be one of {get_args(OptimizerName)}, got {optimizer!r}."
@@ -220,6 +227,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         self.restoration = restoration
         self.calibrates_on_good = score != "mean_error"
         self.flips = flips
+        self.random_shift = random_shift
         self.seed = seed
         self.image_cache_gb = image_cache_gb
         self.torch_compile = torch_compile
@@ -232,9 +240,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
             Any: The generator's optimizer, then the discriminator's; for restoration training with their schedules.
         """
         networks = [(self.model.autoencoder, self.model.comparison), (self.model.discriminator,)]
-        groups = [[weight for network in group if network for weight in network.parameters()] for group in networks]
-        build = Muon if self.optimizer_name == "muon" else partial(torch.optim.Adam, betas=(0.9, 0.999), fused=True)
-        optimizers = [build(weights, lr=self.learning_rate) for weights in groups if weights]
+        groups = [nn.ModuleList([network for network in group if network is not None]) for group in networks]
+        optimizers = [self._build_optimizer(group) for group in groups if len(group)]
         if not self.restoration:
             return optimizers
         steps = self.trainer.estimated_stepping_batches
@@ -242,6 +249,13 @@ class Daad(ReconstructionTraining, AnomalibModule):
             msg = "Restoration training needs to know how long it is: set max_epochs or max_steps of the trainer."
             raise ValueError(msg)
         return optimizers, [LambdaLR(optimizer, partial(annealed, steps=int(steps))) for optimizer in optimizers]
+
+    def _build_optimizer(self, networks: nn.Module) -> torch.optim.Optimizer:
+        weights = list(networks.parameters())
+        if self.optimizer_name == "adam":
+            return torch.optim.Adam(weights, lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
+        transposed = [layer.weight for layer in networks.modules() if isinstance(layer, nn.ConvTranspose2d)]
+        return Muon(weights, lr=self.learning_rate, transposed=transposed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Train on one batch and advance the schedules, where there are any.

@@ -36,10 +36,13 @@ class Muon(torch.optim.Adam):
     Args:
         params (Iterable[torch.Tensor]): Weights.
         lr (float): Learning rate of Adam; that of the orthogonal steps is ``RATE`` times as large.
+        transposed (Iterable[torch.Tensor]): Those of them that are kernels of transposed convolutions, of shape
+            ``(in, out, height, width)`` and not ``(out, in, height, width)``. Defaults to none.
     """
 
-    def __init__(self, params: Iterable[torch.Tensor], lr: float) -> None:
+    def __init__(self, params: Iterable[torch.Tensor], lr: float, transposed: Iterable[torch.Tensor] = ()) -> None:
         super().__init__(params, lr=lr, betas=(0.9, 0.999), fused=True)
+        self._transposed = set(transposed)
         self._step_supports_amp_scaling = False  # gradients are unscaled before they are added to the momentum
 
     @torch.no_grad()
@@ -74,9 +77,12 @@ class Muon(torch.optim.Adam):
             state["momentum"] = torch.zeros_like(weight)
         state["step"] += 1
         state["momentum"].mul_(MOMENTUM).add_(gradient)
-        direction = gradient.add(state["momentum"], alpha=MOMENTUM).flatten(1)  # (out, in · height · width)
-        rows, columns = direction.shape
-        step = orthogonalize(direction).view_as(weight)
+        direction = gradient.add(state["momentum"], alpha=MOMENTUM)
+        if weight in self._transposed:
+            direction, weight = direction.transpose(0, 1), weight.transpose(0, 1)
+        matrix = direction.flatten(1)  # (out, in · height · width)
+        rows, columns = matrix.shape
+        step = orthogonalize(matrix).view(direction.shape)
         weight.add_(step, alpha=-RATE * lr * max(1.0, rows / columns) ** 0.5)
 
 

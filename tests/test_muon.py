@@ -73,12 +73,13 @@ def backward(network: nn.Module, seed: int) -> torch.Tensor:
     return loss
 
 
-def test_kernels_step_along_orthogonal_matrices_and_others_as_in_adam() -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+def test_kernels_step_along_orthogonal_matrices_and_others_as_in_adam(is_told) -> None:
     network = make_network()
     reference = copy.deepcopy(network)
     kernels = {name for name, weight in network.named_parameters() if weight.ndim == 4}
     assert kernels == {"0.weight", "2.weight"}
-    optimizer = Muon(network.parameters(), lr=0.01)
+    optimizer = Muon(network.parameters(), lr=0.01, transposed=[network[2].weight] if is_told else ())
     others = [weight for name, weight in reference.named_parameters() if name not in kernels]
     adam = torch.optim.Adam(others, lr=0.01)
     momenta = dict.fromkeys(kernels, 0.0)
@@ -96,9 +97,12 @@ def test_kernels_step_along_orthogonal_matrices_and_others_as_in_adam() -> None:
             for name, weight in reference.named_parameters():
                 if name in kernels:
                     momenta[name] = MOMENTUM * momenta[name] + weight.grad
-                    matrix = (weight.grad + MOMENTUM * momenta[name]).flatten(1)
+                    direction = weight.grad + MOMENTUM * momenta[name]
+                    order = (1, 0, 2, 3) if is_told and name == "2.weight" else (0, 1, 2, 3)
+                    matrix = direction.permute(order).reshape(direction.shape[order[0]], -1)  # out by in
                     rate = RATE * adam.param_groups[0]["lr"] * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                    weight -= rate * newton_schulz(matrix).float().view_as(weight)
+                    step = newton_schulz(matrix).float().view(direction.permute(order).shape)
+                    weight -= rate * step.permute(order)
         for (name, weight), expected in zip(network.named_parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-4, msg=name)
             with torch.no_grad():
@@ -139,6 +143,10 @@ def test_the_optimizer_is_a_choice(name, kind, adversarial) -> None:
     assert [type(optimizer) for optimizer in optimizers] == [kind] * (1 + adversarial)
     chosen = {id(weight) for optimizer in optimizers for weight in optimizer.param_groups[0]["params"]}
     assert chosen == {id(weight) for weight in model.model.parameters()}
+    if name == "muon":
+        decoder = {id(layer.weight) for layer in model.model.modules() if isinstance(layer, nn.ConvTranspose2d)}
+        assert {id(weight) for optimizer in optimizers for weight in optimizer._transposed} == decoder
+        assert decoder
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
@@ -154,8 +162,10 @@ def test_a_training_in_bfloat16_moves_kernels_no_further_than_orthogonal_steps(
     before = copy.deepcopy(model.model)
     make_engine(max_steps=6, precision="bf16-mixed").fit(model, datamodule=make_datamodule())
     assert model.trainer.precision == "bf16-mixed"
-    for (name, weight), old in zip(model.model.named_parameters(), before.parameters(), strict=True):
-        if weight.ndim == 4:
-            rows, columns = weight.flatten(1).shape
+    for layer, old in zip(model.model.modules(), before.modules(), strict=True):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            moved = (layer.weight - old.weight).detach()
+            moved = moved.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else moved
+            rows, columns = moved.flatten(1).shape
             furthest = 6 * 1.25 * RATE * 1e-3 * max(1, rows / columns) ** 0.5
-            assert torch.linalg.matrix_norm((weight - old).detach().flatten(1), 2) <= furthest, name
+            assert torch.linalg.matrix_norm(moved.flatten(1), 2) <= furthest, layer

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, MVTecAD
-from conftest import SMALL, make_model
+from conftest import RESTORATION, SMALL, make_model
 from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
-from anomalib_daad import Daad
-from anomalib_daad.lightning_base import random_flips
+from anomalib_daad import Daad, lightning_base
+from anomalib_daad.lightning_base import random_flips, random_shifts
 
 
 def weights(model: Daad) -> dict[str, torch.Tensor]:
@@ -313,6 +313,42 @@ def test_each_image_is_flipped_on_its_own() -> None:
     counts = [int((flipped == variant).all(dim=(1, 2, 3)).sum()) for variant in variants]
     assert sum(counts) == 400
     assert min(counts) > 60
+
+
+def test_each_image_is_moved_on_its_own_with_its_borders_repeated() -> None:
+    image = torch.arange(20.0).reshape(1, 1, 4, 5)
+    moved = random_shifts(image.expand(500, -1, -1, -1), 2)
+    padded = np.pad(image[0, 0].numpy(), 2, mode="edge")
+    variants = [padded[2 - r : 6 - r, 2 - c : 7 - c] for r in (-2, -1, 0, 1, 2) for c in (-2, -1, 0, 1, 2)]
+    counts = [int((moved[:, 0].numpy() == variant).all(axis=(1, 2)).sum()) for variant in variants]
+    assert sum(counts) == 500
+    assert min(counts) > 5
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_a_training_sees_moved_images_and_judges_places_by_unmoved_ones(
+    most, make_datamodule, make_engine, monkeypatch
+) -> None:
+    shifts, seen, measured = [], [], []
+    monkeypatch.setattr(lightning_base, "random_shifts", lambda images, most: shifts.append((images, most)) or -images)
+    model = make_model(**RESTORATION, flips=False, random_shift=most, placement_radius=1)
+    monkeypatch.setattr(model, "losses", lambda images: seen.append(images) or Daad.losses(model, images))
+    monkeypatch.setattr(
+        model.model.placement, "measure_growth", lambda images, _: measured.append(images) or torch.ones(1)
+    )
+    make_engine(max_epochs=1).fit(model, datamodule=make_datamodule())
+    if most:
+        assert all(torch.equal(trained, -image) for trained, (image, _) in zip(seen, shifts, strict=True))
+        assert {most for _, most in shifts} == {3}
+        assert torch.equal(measured[-1], -seen[-1])
+    else:
+        assert not shifts
+        assert torch.equal(measured[-1], seen[-1])
+
+
+def test_a_negative_shift_is_refused() -> None:
+    with pytest.raises(ValueError, match="random_shift must not be negative, got -1"):
+        make_model(random_shift=-1)
 
 
 def test_folder_datamodule_without_masks_or_defects(data_root, make_engine) -> None:
