@@ -133,12 +133,13 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
         for name in ("daad_restoration_cpu.yaml", "demo.yaml")
     )
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
-    texture = {"placement_radius": 2, "standardize_maps": True, "error_map": True, "downscale": 4}  # which has no place
-    assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size}
+    brief = {"base_channels": 16}
+    texture = {"placement_radius": 2, "standardize_maps": True, "error_map": True, "downscale": 4, "random_shift": 2}
+    assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size, **brief}  # a texture has no place
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
-    # The size is `reproduce`'s own: --image_size 256 --model "{downscale: 4}" are the preset's.
-    assert {**arguments, "image_size": [256, 256], "downscale": 4, "seed": 0} == preset
+    # The size is `reproduce`'s own: --image_size 256 --model "{downscale: 4, random_shift: 2}" are the preset's.
+    assert {**arguments, "image_size": [256, 256], "downscale": 4, "random_shift": 2, "seed": 0} == preset
 
 
 def parts_of(model: Daad) -> set[str]:

@@ -33,7 +33,7 @@ _GENERATORS: dict[str, dict[str, Any]] = {
     "DAAD": {},
     **{f"DAAD, r = {rate}": {"division_rates": (rate, rate, 1)} for rate in (1, 2, 4, 16)},
 }
-# configs/daad_restoration_cpu.yaml, and what is left of it without each of its parts.
+# configs/daad_restoration_cpu.yaml, but for its size and shifts, and what is left of it without each of its parts.
 _RESTORATION: dict[str, Any] = {
     "division_rates": (4, 4, 1),
     "adversarial": False,
@@ -41,7 +41,7 @@ _RESTORATION: dict[str, Any] = {
     "score": "maximum_structure",
     "comparison_channels": 16,
     "standardize": True,
-    "base_channels": 16,
+    "base_channels": 32,
     "learning_rate": 2e-3,
     "optimizer": "muon",
     "gamma": 0.5,
