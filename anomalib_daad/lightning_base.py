@@ -261,10 +261,8 @@ class ReconstructionTraining(_Base):
         """Say where the network has learnt nothing."""
         if self._latest_images is None:
             return
-        was_training = self.model.training
-        self.model.eval()
-        warn_if_astray(*self.rebuild(self._latest_images))
-        self.model.train(was_training)
+        with evaluating(self.model):
+            warn_if_astray(*self.rebuild(self._latest_images))
 
     def on_validation_start(self) -> None:
         """Scale the scores by the validation images, before anomalib's post-processor sees the first of them."""
@@ -488,3 +486,18 @@ def seeded(seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and back in the mode that it was in.
+
+    Args:
+        network (nn.Module): Network.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

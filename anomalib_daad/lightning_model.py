@@ -47,7 +47,7 @@ from .block_memory import MemoryInit
 from .corruption import corrupt, relight
 from .distributed import gather
 from .inference_model import for_inference
-from .lightning_base import ReconstructionTraining, TrainingLosses, seeded
+from .lightning_base import ReconstructionTraining, TrainingLosses, evaluating, seeded
 from .loss import DiscriminatorLoss, Distance, GeneratorLoss, GeneratorObjective, GeneratorTerms
 from .memory_loss import MemoryLoss
 from .muon import Muon
@@ -343,11 +343,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         """Measure on the latest training images what a movement does to their error."""
         if self.model.placement is None or self._latest_images is None:
             return
-        was_training = self.model.training
-        self.model.eval()
         images = self.model.downscale(self._latest_images)
-        growth = self.model.placement.measure_growth(images, self.model.autoencoder)
-        self.model.train(was_training)
+        with evaluating(self.model):
+            growth = self.model.placement.measure_growth(images, self.model.autoencoder)
         self.model.placement.growth.copy_(gather(growth).median())
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -316,6 +316,7 @@ def test_each_image_is_flipped_on_its_own() -> None:
 
 
 def test_each_image_is_moved_on_its_own_with_its_borders_repeated() -> None:
+    torch.manual_seed(0)
     image = torch.arange(20.0).reshape(1, 1, 4, 5)
     moved = random_shifts(image.expand(500, -1, -1, -1), 2)
     padded = np.pad(image[0, 0].numpy(), 2, mode="edge")
