@@ -127,6 +127,19 @@ def test_restoration_configs(name) -> None:
     assert model.calibrates_on_good
 
 
+def test_restoration_presets_differ_in_width_and_length_alone() -> None:
+    presets = [yaml.safe_load((CONFIGS / f"daad_restoration{kind}.yaml").read_text()) for kind in ("", "_cpu")]
+    widths = [preset["model"]["init_args"].pop("base_channels") for preset in presets]
+    assert widths == [64, 32]
+    assert presets[0]["model"] == presets[1]["model"]
+    assert presets[0]["data"] == presets[1]["data"]
+    assert {key for key in presets[1]["trainer"] if presets[0]["trainer"].get(key) != presets[1]["trainer"][key]} == {
+        "accelerator",
+        "max_steps",
+        "val_check_interval",
+    }
+
+
 def test_demo_and_reproduce_train_the_recommended_model() -> None:
     preset, demo = (
         yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]

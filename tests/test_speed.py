@@ -74,6 +74,12 @@ def test_peers_score_images(name) -> None:
         assert len(peers.build(name, 256)(images).pred_score) == 2
 
 
+def test_restoration_is_timed_with_and_without_the_search() -> None:
+    searched, plain = (peers.build(f"DAAD, restoration{kind}", 256).placement for kind in (", in place", ""))
+    assert searched.is_known
+    assert plain is None
+
+
 @pytest.mark.parametrize("runtime", ["openvino-f32", "openvino", "openvino-int8"])
 def test_runtimes_compute_the_same(runtime) -> None:
     pytest.importorskip("nncf")

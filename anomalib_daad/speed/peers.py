@@ -7,6 +7,7 @@ of the given size gives them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,19 +20,32 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
 from ..inference_model import for_inference
+from ..placement import KNOWN
 from ..torch_model import DaadModel
 
 CORESET_RATIO = 0.1
 SMALL_CHANNELS = 24
-# configs/daad_restoration.yaml
+# configs/daad_restoration.yaml, whose networks see 64 px of any image.
+SEEN = 64
 RESTORATION: dict[str, Any] = {
+    "division_rates": (4, 4, 1),
     "adversarial": False,
     "score": "maximum_structure",
-    "comparison_channels": 32,
-    "standardize_maps": True,
+    "comparison_channels": 16,
     "standardize": True,
-    "map_sigma": 3.0,
+    "map_sigma": 0.75,
+    "placement_radius": 2,
+    "standardize_maps": True,
+    "error_map": True,
 }
+
+
+def _restoration(size: int, num_images: int, *, is_searched: bool) -> nn.Module:
+    del num_images
+    model = DaadModel((size, size), downscale=max(1, size // SEEN), **RESTORATION)
+    if is_searched and model.placement is not None:
+        model.placement.growth.fill_(KNOWN)
+    return model
 
 
 def _patchcore(size: int, num_images: int) -> nn.Module:
@@ -64,7 +78,8 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
     "DAAD+": lambda size, _: DaadModel((size, size)),
     "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
-    "DAAD, restoration": lambda size, _: DaadModel((size, size), **RESTORATION),
+    "DAAD, restoration": partial(_restoration, is_searched=False),
+    "DAAD, restoration, in place": partial(_restoration, is_searched=True),
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,
