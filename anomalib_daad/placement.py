@@ -24,7 +24,7 @@ from torch import nn
 # The place of the image itself first: where errors are equal, nothing moves.
 _NEIGHBOURS = ((0, 0), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 _AHEAD = 5  # neighbours that a step to a corner leads to, of which it is not known yet how well they are restored
-KNOWN = 1.8  # times that the error grows by one pixel of movement, from which the place of parts counts as known
+KNOWN = 2.0  # times that the error grows by one pixel of movement, from which the place of parts counts as known
 
 Restore = Callable[[torch.Tensor], torch.Tensor]
 
