@@ -42,8 +42,8 @@ RESTORATION: dict[str, Any] = {
 
 def _restoration(size: int, num_images: int, *, is_searched: bool) -> nn.Module:
     del num_images
-    model = DaadModel((size, size), downscale=max(1, size // SEEN), **RESTORATION)
-    if is_searched and model.placement is not None:
+    model: Any = DaadModel((size, size), downscale=max(1, size // SEEN), **RESTORATION)
+    if is_searched:
         model.placement.growth.fill_(KNOWN)
     return model
 
