@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Antialiased resize that can be exported.
+"""Antialiased resize that can be exported, and that every device computes.
 
 Example:
     >>> import torch
@@ -12,9 +12,13 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from .precision import full_precision
+
 
 class ExportableResize(nn.Module):
-    """Antialiased bilinear resize from any size that traces to two matrix products.
+    """Antialiased bilinear resize from any size; two matrix products where it is traced or not on a CPU.
+
+    PyTorch's own ended in "CUDA error: invalid argument" on a GPU (torch 2.11, 256 to 64 pixels).
 
     Args:
         size (tuple[int, int]): Height and width of the result.
@@ -33,8 +37,15 @@ class ExportableResize(nn.Module):
         Returns:
             torch.Tensor: Resized images, shape ``(B, C, *size)``.
         """
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return self._multiply(images)
+        if images.device.type == "cpu":
             return interpolate(images, self.size, mode="bilinear", antialias=True)
+        with full_precision(images):  # products would be rounded under autocast, as interpolation is not
+            return self._multiply(images)
+
+    def _multiply(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize images by a matrix product along each axis."""
         for dim, size in zip((-2, -1), self.size, strict=True):
             length = images.shape[dim]
             if isinstance(length, int) and length == size:

@@ -74,6 +74,8 @@ def test_exported_resize_equals_the_antialiased_one(size) -> None:
     example = torch.rand(2, 3, 100, 100)
     traced = torch.export.export(ExportableResize((64, 48)), (example,), dynamic_shapes=(dims,)).module()
     torch.testing.assert_close(traced(images), expected, rtol=0, atol=1e-5)
+    if torch.cuda.is_available():
+        torch.testing.assert_close(ExportableResize((64, 48))(images.cuda()).cpu(), expected, rtol=0, atol=1e-5)
 
 
 def test_pre_processor_forward_equals_its_transform() -> None:

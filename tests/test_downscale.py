@@ -47,6 +47,15 @@ def test_small_images_and_detail_are_what_pillow_says(factor) -> None:
         np.testing.assert_allclose(result[3], np.sqrt(resize(lost, 80 // factor, 48 // factor)), atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_small_images() -> None:
+    images = draw_images(8, 256, 256)
+    downscale = Downscale((256, 256), 4)
+    with torch.autocast("cuda", torch.bfloat16):
+        small = downscale(images.cuda())
+    torch.testing.assert_close(small.cpu(), downscale(images), rtol=0, atol=1e-3)  # TensorFloat-32 may be allowed
+
+
 def test_a_scratch_a_pixel_wide_is_detail_at_its_place() -> None:
     images = torch.linspace(-0.5, 0.5, 64).expand(1, 3, 64, 64).clone()  # a slope has no detail
     plain = Downscale((64, 64), 4)(images)[0, 3]

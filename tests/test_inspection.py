@@ -151,7 +151,7 @@ def test_the_threshold_is_where_the_post_processor_turns(checkpoint, observation
     model.post_processor.image_sensitivity = sensitivity
     threshold = scores.find_threshold(model, observations)
     assert "checkpoint" in threshold.source
-    around = torch.tensor([threshold.score - 1e-4, threshold.score + 1e-4])
+    around = torch.tensor([threshold.score - 1e-4, threshold.score + 1e-4], device=model.device)
     assert model.post_processor(InferenceBatch(pred_score=around)).pred_label.tolist() == [False, True]
 
 
@@ -172,7 +172,7 @@ def test_scores_are_those_of_the_model(checkpoint, images, observations) -> None
     model = load_model(checkpoint)
     for index, image in enumerate(images):
         with torch.no_grad():
-            prepared = model.pre_processor.transform(image.pixels[None])
+            prepared = model.pre_processor.transform(image.pixels[None].to(model.device))
             parts = model.model.scores(prepared)
             assert observations.fused[index] == pytest.approx(float(model.model(prepared).pred_score), abs=1e-5)
         assert observations.reconstruction[index] == pytest.approx(float(parts.reconstruction), rel=1e-5)
@@ -242,10 +242,11 @@ def test_items_have_one_place_in_every_run() -> None:
 def test_close_up_is_the_models_reconstruction(checkpoint, images) -> None:
     model = load_model(checkpoint)
     close_up = look(model, images[0])
-    prepared = model.pre_processor.transform(images[0].pixels[None])
+    prepared = model.pre_processor.transform(images[0].pixels[None].to(model.device))
     with torch.no_grad():
-        rebuilt = model.model.autoencoder(prepared)
-        expected_map = model.model(prepared).anomaly_map[0, 0]
+        rebuilt = model.model.autoencoder(prepared).cpu()
+        expected_map = model.model(prepared).anomaly_map[0, 0].cpu()
+    prepared = prepared.cpu()
     np.testing.assert_allclose(close_up.reconstruction, (rebuilt[0].permute(1, 2, 0) + 1) / 2, atol=1e-6)
     np.testing.assert_allclose(close_up.error, (rebuilt - prepared)[0].abs().mean(dim=0) / 2, atol=1e-6)
     np.testing.assert_allclose(close_up.anomaly_map, expected_map, atol=1e-6)

@@ -52,12 +52,12 @@ class Judged(NamedTuple):
 
 @torch.no_grad()
 def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
-    """Restore and compare the test images."""
-    network = model.model
+    """Restore and compare the test images; what is returned lies in the main memory."""
+    network, device = model.model, next(model.parameters()).device
     error_map = AnomalyMap(float(model.hparams["map_sigma"]))
     rows = []
     for batch in datamodule.test_dataloader():
-        placed = network.in_place(model.pre_processor(batch.image))
+        placed = network.in_place(model.pre_processor(batch.image.to(device)))
         seen = placed.images  # with detail, where the model downscales
         its_restored = network.autoencoder(seen)
         found = network.maps(seen, its_restored, network.comparison(seen, its_restored))
@@ -74,8 +74,8 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
             found.comparison,
             whole,
         )
-        maps = tuple(placed.back(anomaly_map) for anomaly_map in maps)
-        rows.append(Judged(images, restored, *maps, batch.gt_label, masks))
+        maps = tuple(placed.back(anomaly_map).cpu() for anomaly_map in maps)
+        rows.append(Judged(images.cpu(), restored.cpu(), *maps, batch.gt_label, masks))
     return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
@@ -143,12 +143,13 @@ def main() -> None:
     parser.add_argument("--plain_maps", action="store_true", help="do not standardise the maps")
     parser.add_argument("--mask_size", type=int, help="height and width at which pixels are judged")
     arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for text in arguments.checkpoints:
         category, seed, path = text.split(":", 2)
         datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
         datamodule.setup()
-        model = Daad.load_from_checkpoint(path, map_location="cpu").eval()
+        model = Daad.load_from_checkpoint(path, map_location=device).eval()
         if arguments.plain_maps:
             model.model.standardizations, model.model.error_map = nn.ModuleList(), False
         it = judge(model, datamodule, arguments.mask_size)
