@@ -248,8 +248,7 @@ class DaadModel(nn.Module):
     def _judge(self, images: torch.Tensor) -> tuple[Scores, torch.Tensor]:
         """Compute the parts of the score and the anomaly map, of each image where its part belongs."""
         placed = self.in_place(images)
-        images = placed.images
-        reconstructions = self.autoencoder(images)
+        images, reconstructions = placed.images, placed.restorations
         defects = None if self.comparison is None else self.comparison(images, reconstructions)
         maps = self.maps(images, reconstructions, defects)
         anomaly_map = placed.back(maps.reconstruction)
@@ -291,7 +290,7 @@ class DaadModel(nn.Module):
         return Maps(maps[0], None if defects is None else maps[1], maps[-1] if self.error_map else None)
 
     def in_place(self, images: torch.Tensor) -> Placed:
-        """Move images, as the networks see them, to where they are judged.
+        """Move images, as the networks see them, to where they are judged, and reconstruct them there.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
@@ -302,7 +301,7 @@ class DaadModel(nn.Module):
         """
         images = self.downscale(images)
         if self.placement is None or not self.placement.is_known:
-            return Placed(images)
+            return Placed(images, self.autoencoder(images))
         return self.placement(images, self.autoencoder)
 
 

@@ -176,7 +176,7 @@ def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
         rebuilt = model.model.reconstruct(prepared).reconstructions
     else:
         placed = model.model.in_place(prepared)
-        rebuilt = placed.back(model.model.autoencoder(placed.images))[:, :COLOURS]
+        rebuilt = placed.back(placed.restorations)[:, :COLOURS]
     return (((rebuilt[0] + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
 
 

@@ -58,8 +58,7 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     rows = []
     for batch in datamodule.test_dataloader():
         placed = network.in_place(model.pre_processor(batch.image.to(device)))
-        seen = placed.images  # with detail, where the model downscales
-        its_restored = network.autoencoder(seen)
+        seen, its_restored = placed.images, placed.restorations  # with detail, where the model downscales
         found = network.maps(seen, its_restored, network.comparison(seen, its_restored))
         images, restored = seen[:, :COLOURS], its_restored[:, :COLOURS]
         mean, contrast = light(images)
