@@ -110,7 +110,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
             of ``restoration``; the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
             defect, see :class:`MemoryAutoencoder`; L_rec is of images at that contrast. Defaults to ``False``.
-        placement_radius (int): Judge every image where it is reconstructed best within so many pixels at
+        placement_radius (int): Judge every image where it is reconstructed better, within so many pixels at
             ``image_size``, if training images have a place of their own, which textures have not, see
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by the mean and the deviation that good images had there

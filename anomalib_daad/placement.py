@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a part lies: images are moved to where the network restores them best before they are judged.
+"""Where a part lies: images are moved to where the network restores them better before they are judged.
 
 A network that restores parts which always lie alike learns their place by heart, and a good part that lies a hundredth
 of the image elsewhere looks defective to it. What it knows by heart is used here: of small movements, the one with
@@ -91,14 +91,14 @@ class PlacementSearch(nn.Module):
         return self.is_settled or bool(self.growth >= KNOWN)
 
     def forward(self, images: torch.Tensor, restore: Restore) -> Placed:
-        """Move each image to where it is restored best.
+        """Move each image to the best of the places that are tried.
 
         Args:
             images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
             restore (Restore): Restores images of that shape, of any number.
 
         Returns:
-            Placed: The moved images.
+            Placed: The moved images, and how they are restored.
         """
         placed, restorations = images, restore(images)
         errors = _errors(placed, restorations)  # (B,)
@@ -112,11 +112,10 @@ class PlacementSearch(nn.Module):
             restored = restore(tried)
             smallest, which = _errors(tried, restored).view(-1, _TRIED).min(dim=1)
             best, is_better = firsts + which, smallest < errors  # where errors are equal, nothing moves
-            placed, restorations = (
-                _choose(is_better, tried[best], placed),
-                _choose(is_better, restored[best], restorations),
-            )
-            rows, columns = _choose(is_better, tried_rows[best], rows), _choose(is_better, tried_columns[best], columns)
+            placed = _choose(is_better, tried[best], placed)
+            restorations = _choose(is_better, restored[best], restorations)
+            rows = _choose(is_better, tried_rows[best], rows)
+            columns = _choose(is_better, tried_columns[best], columns)
             errors = _choose(is_better, smallest, errors)
         return Placed(placed, restorations, rows, columns)
 

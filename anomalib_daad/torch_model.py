@@ -105,7 +105,7 @@ class DaadModel(nn.Module):
             place of L(x); the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, see :class:`MemoryAutoencoder`.
             Defaults to ``False``.
-        placement_radius (int): Judge every image where it is reconstructed best within so many pixels, see
+        placement_radius (int): Judge every image where it is reconstructed better, within so many pixels, see
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by what good images have there, see
             :class:`MapStandardization`. Defaults to ``False``.
