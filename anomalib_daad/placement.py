@@ -152,11 +152,11 @@ def _towards(restorations: torch.Tensor, images: torch.Tensor) -> tuple[torch.Te
     def sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a * b).sum(dim=(1, 2, 3))
 
-    steepness = _RIDGE * (sums(downwards, downwards) + sums(rightwards, rightwards))
-    rows, columns = sums(downwards, downwards) + steepness, sums(rightwards, rightwards) + steepness
-    both = sums(downwards, rightwards)
-    down = columns * sums(downwards, difference) - both * sums(rightwards, difference)
-    right = rows * sums(rightwards, difference) - both * sums(downwards, difference)
+    rows, both, columns = sums(downwards, downwards), sums(downwards, rightwards), sums(rightwards, rightwards)
+    below, beside = sums(downwards, difference), sums(rightwards, difference)
+    ridge = _RIDGE * (rows + columns)
+    down = (columns + ridge) * below - both * beside
+    right = (rows + ridge) * beside - both * below
     one = torch.ones_like(down, dtype=torch.long)
     return torch.where(down < 0, -one, one), torch.where(right < 0, -one, one)
 

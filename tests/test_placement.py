@@ -87,8 +87,9 @@ def found_by_loop(image: torch.Tensor, restore, radius: int) -> tuple[int, int]:
     return best[1]
 
 
+@pytest.mark.parametrize("slant", [0, 1, -1])
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
-def test_the_search_tries_the_side_where_the_restoration_is(radius) -> None:
+def test_the_search_tries_the_side_where_the_restoration_is(radius, slant) -> None:
     torch.manual_seed(0)
     network, counts = torch.nn.Conv2d(3, 3, 5, padding=2).requires_grad_(False), []
 
@@ -96,7 +97,8 @@ def test_the_search_tries_the_side_where_the_restoration_is(radius) -> None:
         counts.append(len(images) / 40)
         return network(images)
 
-    images = torch.rand(40, 3, *SIZE)
+    noise = torch.rand(40, 3, *SIZE)
+    images = torch.stack([noise.roll((k, k * slant), (2, 3)) for k in range(6 if slant else 1)]).mean(dim=0)  # streaks
     _, _, rows, columns = PlacementSearch(radius)(images, restore)
     assert counts == [1] + [3] * radius
     found = [found_by_loop(image, network, radius) for image in images]
