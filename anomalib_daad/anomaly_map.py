@@ -12,8 +12,9 @@ Example:
 import math
 
 import torch
-from kornia.filters import GaussianBlur2d
+from kornia.filters import get_gaussian_kernel1d
 from torch import nn
+from torch.nn.functional import conv2d, pad
 
 from .downscale import COLOURS
 from .light import light
@@ -40,7 +41,7 @@ class AnomalyMap(nn.Module):
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
         self.difference = StructureMap() if structure else SquaredError()
-        self.blur = gaussian_blur(sigma) if sigma else nn.Identity()
+        self.blur = GaussianBlur(sigma) if sigma else nn.Identity()
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Map the difference.
@@ -87,17 +88,32 @@ def relative_error(images: torch.Tensor, reconstructions: torch.Tensor) -> torch
     return error[:, :COLOURS].mean(dim=1, keepdim=True) + error[:, COLOURS:].sum(dim=1, keepdim=True)
 
 
-def gaussian_blur(sigma: float) -> GaussianBlur2d:
-    """Build a Gaussian blur that repeats the borders.
+class GaussianBlur(nn.Module):
+    """Gaussian blur that repeats the borders; kornia's builds its kernel anew, 70 operations, for each small map.
 
     Args:
         sigma (float): Standard deviation in pixels, positive.
-
-    Returns:
-        GaussianBlur2d: Blur of maps, shape ``(B, 1, H, W)``.
     """
-    size = 2 * math.ceil(TRUNCATE * sigma) + 1
-    return GaussianBlur2d((size, size), (sigma, sigma), "replicate")
+
+    kernel: torch.Tensor
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.reach = math.ceil(TRUNCATE * sigma)
+        kernel = get_gaussian_kernel1d(2 * self.reach + 1, sigma)  # (1, K)
+        self.register_buffer("kernel", kernel[None, None], persistent=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Blur.
+
+        Args:
+            maps (torch.Tensor): Shape ``(B, 1, H, W)``, float32.
+
+        Returns:
+            torch.Tensor: Same shape.
+        """
+        padded = pad(maps, (self.reach,) * 4, "replicate")
+        return conv2d(conv2d(padded, self.kernel), self.kernel.mT)
 
 
 def maximum(anomaly_map: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,6 @@ class Downscale(nn.Module):
         """
         images = images.float()
         small = self.resize(images)
-        lost = images - interpolate(small, images.shape[-2:], mode="bilinear")
-        detail = self.resize(lost.square().mean(dim=1, keepdim=True)).sqrt()
+        lost = interpolate(small, images.shape[-2:], mode="bilinear").sub_(images)  # large: two thirds less memory
+        detail = self.resize(lost.square_().mean(dim=1, keepdim=True)).sqrt()
         return torch.cat([small, detail], dim=1)

@@ -51,6 +51,8 @@ def refuse_not_finite(batch: Any) -> None:
     Raises:
         ValueError: If a pixel is not finite; names the first such image.
     """
+    if batch.image.sum().isfinite():  # a fraction of what looking at each pixel costs
+        return
     is_finite = batch.image.isfinite().flatten(1).all(dim=1)  # (B,)
     if is_finite.all():
         return

@@ -20,7 +20,7 @@ Example:
 import torch
 from torch import nn
 
-from .anomaly_map import gaussian_blur
+from .anomaly_map import GaussianBlur
 
 HORIZON = 300  # latest images that count
 SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
@@ -49,7 +49,7 @@ class MapStandardization(nn.Module):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        self.blur = gaussian_blur(SIGMA)
+        self.blur = GaussianBlur(SIGMA)
         self.register_buffer("running_mean", torch.zeros(1, 1, *size))
         self.register_buffer("running_var", torch.ones(1, 1, *size))
         self.register_buffer("count", torch.tensor(0.0))

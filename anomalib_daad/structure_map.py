@@ -53,23 +53,28 @@ class StructureMap(nn.Module):
         Returns:
             torch.Tensor: Difference, shape ``(B, 1, H, W)``, in [0, 1], float32.
         """
-        pair = (images.float(), reconstructions.float())
-        difference = self._compare(*(x[:, :COLOURS].mean(dim=1, keepdim=True) / 2 for x in pair))
+        grey = [self._grey(x) for x in (images.float(), reconstructions.float())]
         if images.shape[1] == COLOURS:
-            return difference
-        mean, contrast = (x[:, COLOURS:] for x in light(pair[0]))
-        detail = ((x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in pair)
-        return (difference + self._compare(*detail)) / 2
+            return self._compare(*grey)
+        mean, contrast = (x[:, COLOURS:] for x in light(images.float()))
+        detail = [(x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in (images, reconstructions)]
+        both = self._compare(*(torch.cat(pair) for pair in zip(grey, detail, strict=True)))  # (2 B, 1, H, W)
+        return both.unflatten(0, (2, -1)).mean(dim=0)
+
+    @staticmethod
+    def _grey(images: torch.Tensor) -> torch.Tensor:
+        return images[:, :COLOURS].mean(dim=1, keepdim=True) / 2
 
     def _compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Compare images of one channel, in units of grey values in [0, 1], shape ``(B, 1, H, W)``."""
         size = first.shape[-2:]
+        pair = torch.cat([first, second])  # (2 B, 1, H, W)
         total = torch.zeros_like(first)
         for _ in range(self.scales):
-            g, h = self._gradient(first), self._gradient(second)
+            g, h = self._gradient(pair).unflatten(0, (2, -1))
             difference = (g - h).square() / (g.square() + h.square() + CONSTANT)  # 1 - (2 g h + c) / (g² + h² + c)
             total = total + interpolate(difference, size, mode="bilinear")
-            first, second = avg_pool2d(first, 2), avg_pool2d(second, 2)
+            pair = avg_pool2d(pair, 2)
         return total / self.scales
 
     def _gradient(self, grey: torch.Tensor) -> torch.Tensor:

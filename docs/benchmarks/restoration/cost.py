@@ -2,7 +2,8 @@
 
 """What presets cost per image, all in turn: random weights, images of 256 px, which each resizes to its own size.
 
-A preset that searches for the place of parts is measured without the search, as for textures, and with it.
+A preset that searches for the place of parts is measured without the search, as for textures, and with it. On a GPU
+there is PyTorch alone, in float32 with convolutions as PyTorch sets them, and no OpenVINO.
 
 Example:
     python docs/benchmarks/restoration/cost.py --output cost.csv \
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("configurations", nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     contestants = [Contestant.parse(path) for path in arguments.configurations]
     models = {}
@@ -39,10 +41,10 @@ def main() -> None:
             models[f"{it.name}, parts in place"] = searching = copy.deepcopy(model)
             searching.model.placement.growth.fill_(KNOWN)
     with TemporaryDirectory() as root:
-        folders = {name: Path(root, name) for name in models}
-        for name, model in models.items():
-            Engine(logger=False, accelerator="cpu").export(model, "openvino", export_root=folders[name])
-        costs = measure_costs(models, folders, IMAGE_SIZE, arguments.seconds, "cpu")
+        folders = {name: Path(root, name) for name in models} if arguments.device == "cpu" else {}
+        for name, folder in folders.items():
+            Engine(logger=False, accelerator="cpu").export(models[name], "openvino", export_root=folder)
+        costs = measure_costs(models, folders, IMAGE_SIZE, arguments.seconds, arguments.device)
     rows = [{"model": name, "image_size": models[name].model.image_size[0], **row} for name, row in costs.items()]
     write_table(rows, arguments.output)
 
