@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from conftest import SMALL, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from anomalib_daad import Mnad
 from anomalib_daad.anomaly_map import AnomalyMap
 from anomalib_daad.anomaly_score import FusedScore
 from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.finite_input import refuse_not_finite
 from anomalib_daad.loss import sample_distance
 
 MANY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -161,6 +163,16 @@ def test_a_huge_pixel_is_anomalous(size) -> None:
         found = system(name)(images)
         assert found.pred_label.all()
         assert not found.pred_score.isnan().any()
+
+
+def test_infinities_that_cancel_are_refused_and_huge_pixels_are_not() -> None:
+    images = torch.zeros(3, 3, 8, 8)
+    images[1, :, 0, 0] = torch.finfo(torch.float32).max
+    batch = ImageBatch(image=images, image_path=["0.png", "1.png", "2.png"])
+    refuse_not_finite(batch)
+    images[2, 0, 0], images[2, 0, 1] = torch.inf, -torch.inf
+    with pytest.raises(ValueError, match=r"The image 2\.png has pixels that are NaN or infinite"):
+        refuse_not_finite(batch)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
