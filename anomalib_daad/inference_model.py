@@ -5,7 +5,7 @@
 Batch norm is folded into the convolutions. Items are kept in the order of channels_last features, so that blocks are
 cut from them in whole rows. The finest memory is read in image space: what it returns reaches the image through one
 transposed convolution alone, so its items go through that convolution once, here, and a block then reads a patch of
-the image with 3 channels in place of features with many.
+the image with 3 channels in place of features with many. What maps are standardised by is blurred once.
 
 Example:
     >>> import torch
@@ -28,6 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .autoencoder import UpConvolution
 from .block_memory import BlockMemory
+from .map_standardization import Usual
 from .torch_model import DaadModel
 
 
@@ -43,6 +44,7 @@ def for_inference(model: DaadModel) -> DaadModel:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norm(model)
     _rewrite_memories(model.autoencoder)
+    model.standardizations = _settle(model.standardizations)
     if model.placement is not None:
         model.placement.is_settled = model.placement.is_known
         model.placement = model.placement if model.placement.is_settled else None
@@ -71,6 +73,37 @@ def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
             memories[0] = read
             autoencoder.decoder = ImageSpaceDecoder(hidden, from_decoder, convolution.bias.detach(), activation)
     autoencoder.memories = nn.ModuleList(memories)
+
+
+def _settle(standardizations: Any) -> nn.ModuleList:  # of MapStandardization
+    return nn.ModuleList(SettledStandardization(it.usual()) for it in standardizations)
+
+
+class SettledStandardization(nn.Module):
+    """Standardisation that learns no more.
+
+    Args:
+        usual (Usual): What each place of the maps is judged by.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, usual: Usual) -> None:
+        super().__init__()
+        self.register_buffer("mean", usual.mean)
+        self.register_buffer("deviation", usual.deviation)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Standardise maps.
+
+        Args:
+            maps (torch.Tensor): Maps, shape ``(B, 1, H, W)``, float32.
+
+        Returns:
+            torch.Tensor: Standardised maps, same shape.
+        """
+        return (maps - self.mean) / self.deviation
 
 
 class ChannelsLastMemory(BlockMemory):

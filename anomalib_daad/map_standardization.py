@@ -17,6 +17,8 @@ Example:
     torch.Size([8, 1, 64, 64])
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -25,6 +27,18 @@ from .anomaly_map import GaussianBlur
 HORIZON = 300  # latest images that count
 SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
 MIN_DEVIATION = 1e-6
+
+
+class Usual(NamedTuple):
+    """What is usual at each place of a map.
+
+    Attributes:
+        mean (torch.Tensor): Shape ``(1, 1, H, W)``.
+        deviation (torch.Tensor): Positive, same shape.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
 
 class MapStandardization(nn.Module):
@@ -65,9 +79,18 @@ class MapStandardization(nn.Module):
         """
         if self.training and len(maps):
             self._learn(maps.detach())
+        usual = self.usual()
+        return (maps - usual.mean) / usual.deviation
+
+    def usual(self) -> Usual:
+        """Blur the statistics.
+
+        Returns:
+            Usual: What each place is judged by.
+        """
         variance = self.blur(self.running_var)
         deviation = (variance.sqrt() + variance.mean().sqrt()) / 2
-        return (maps - self.blur(self.running_mean)) / deviation.clamp_min(MIN_DEVIATION)
+        return Usual(self.blur(self.running_mean), deviation.clamp_min(MIN_DEVIATION))
 
     def _learn(self, maps: torch.Tensor) -> None:
         self.count += len(maps)

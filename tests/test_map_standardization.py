@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from anomalib_daad.anomaly_map import relative_error
 from anomalib_daad.corruption import CorruptedImages
+from anomalib_daad.inference_model import for_inference
 from anomalib_daad.map_standardization import HORIZON, MapStandardization
 
 SIZE = (12, 20)
@@ -126,6 +127,9 @@ def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
     error = maps.pop() if error_map else 0.0  # in the map, not in the scores
     expected = model.score(maps[0] + error, maps[1] if comparison_channels else None)
     torch.testing.assert_close(model(images).anomaly_map, expected)
+    rewritten = for_inference(model)
+    torch.testing.assert_close(rewritten(images).anomaly_map, expected, rtol=0, atol=1e-4)
+    assert not any(isinstance(module, MapStandardization) for module in rewritten.modules())
 
 
 def test_standardising_does_not_change_training(make_datamodule, make_engine) -> None:
