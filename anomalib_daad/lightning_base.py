@@ -23,7 +23,6 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
-from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -34,6 +33,7 @@ from .finite_input import refuse_not_finite
 from .image_cache import cache_images
 from .image_check import check_image_files
 from .loss import GeneratorTerms
+from .placement import move
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .quantization import quantize
@@ -448,13 +448,8 @@ def random_shifts(images: torch.Tensor, most: int) -> torch.Tensor:
     Returns:
         torch.Tensor: Moved images, same shape, with their borders repeated.
     """
-    height, width = images.shape[-2:]
-    places = torch.randint(2 * most + 1, (len(images), 2), device=images.device).tolist()
-    moved = []
-    for image, (row, column) in zip(images.split(1), places, strict=True):
-        padded = pad(image, (most,) * 4, "replicate")
-        moved.append(padded[..., row : row + height, column : column + width])
-    return torch.cat(moved)
+    rows, columns = torch.randint(-most, most + 1, (2, len(images)), device=images.device)
+    return move(images, rows, columns)
 
 
 def _fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:

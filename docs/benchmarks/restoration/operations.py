@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -54,10 +55,9 @@ def count_step(model: Daad, images: torch.Tensor, optimizer: torch.optim.Optimiz
         return result
 
     moved = counted("movements", lambda: random_shifts(images, model.random_shift))
-    score: Any = model._scores_of_good  # noqa: SLF001
-    setattr(model, "_scores_of_good", lambda *arguments: counted("scores", lambda: score(*arguments)))  # noqa: B010
-    losses: TrainingLosses = counted("losses and scores", lambda: model.losses(moved))
-    setattr(model, "_scores_of_good", score)  # noqa: B010
+    score = model._scores_of_good  # noqa: SLF001
+    with patch.object(model, "_scores_of_good", lambda *arguments: counted("scores", lambda: score(*arguments))):
+        losses: TrainingLosses = counted("losses and scores", lambda: model.losses(moved))
     counted("backward", losses.losses[0].backward)
     counted("optimizer", optimizer.step)
     optimizer.zero_grad()
