@@ -30,17 +30,18 @@ class AnomalyMap(nn.Module):
         sigma (float): Standard deviation of the Gaussian in pixels of the model's input, at least 0; 0 does not
             blur. Defaults to ``4.0``.
         structure (bool): Compare with :class:`StructureMap` in place of the squared error. Defaults to ``False``.
+        apart (bool): Map the structure of grey values and that of detail apart. Defaults to ``False``.
 
     Raises:
         ValueError: If sigma is negative.
     """
 
-    def __init__(self, sigma: float = 4.0, structure: bool = False) -> None:
+    def __init__(self, sigma: float = 4.0, structure: bool = False, apart: bool = False) -> None:
         super().__init__()
         if sigma < 0:
             msg = f"map_sigma must not be negative, got {sigma}."
             raise ValueError(msg)
-        self.difference = StructureMap() if structure else SquaredError()
+        self.difference = StructureMap(apart=apart) if structure else SquaredError()
         self.blur = GaussianBlur(sigma) if sigma else nn.Identity()
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
@@ -51,7 +52,8 @@ class AnomalyMap(nn.Module):
             reconstructions (torch.Tensor): Their reconstructions, same shape.
 
         Returns:
-            torch.Tensor: Anomaly map, shape ``(B, 1, H, W)``, at least 0, float32.
+            torch.Tensor: Anomaly map, shape ``(B, 1, H, W)``, at least 0, float32; of detail apart from grey values
+            ``(B, 2, H, W)``.
         """
         return self.blur(self.difference(images, reconstructions))
 
@@ -107,22 +109,23 @@ class GaussianBlur(nn.Module):
         """Blur.
 
         Args:
-            maps (torch.Tensor): Shape ``(B, 1, H, W)``, float32.
+            maps (torch.Tensor): Shape ``(B, K, H, W)``, float32.
 
         Returns:
             torch.Tensor: Same shape.
         """
-        padded = pad(maps, (self.reach,) * 4, "replicate")
-        return conv2d(conv2d(padded, self.kernel), self.kernel.mT)
+        padded = pad(maps.flatten(0, 1)[:, None], (self.reach,) * 4, "replicate")  # (B K, 1, H + 2 reach, ...)
+        blurred = conv2d(conv2d(padded, self.kernel), self.kernel.mT)
+        return blurred.squeeze(1).unflatten(0, (-1, maps.shape[1]))
 
 
-def maximum(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Score an image by the strongest point of its map.
+def maximum(maps: torch.Tensor) -> torch.Tensor:
+    """Score an image by the strongest point of its map, or by the mean of its maps' strongest points.
 
     Args:
-        anomaly_map (torch.Tensor): Shape ``(B, 1, H, W)``.
+        maps (torch.Tensor): Shape ``(B, K, H, W)``.
 
     Returns:
         torch.Tensor: Shape ``(B,)``.
     """
-    return anomaly_map.flatten(1).amax(dim=1)
+    return maps.flatten(2).amax(dim=2).mean(dim=1)

@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .autoencoder import UpConvolution
 from .block_memory import BlockMemory
-from .map_standardization import Usual
+from .map_standardization import MapStandardization, Usual
 from .torch_model import DaadModel
 
 
@@ -44,7 +44,8 @@ def for_inference(model: DaadModel) -> DaadModel:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norm(model)
     _rewrite_memories(model.autoencoder)
-    model.standardizations = _settle(model.standardizations)
+    if isinstance(model.standardization, MapStandardization):
+        model.standardization = SettledStandardization(model.standardization.usual())
     if model.placement is not None:
         model.placement.is_settled = model.placement.is_known
         model.placement = model.placement if model.placement.is_settled else None
@@ -75,10 +76,6 @@ def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
     autoencoder.memories = nn.ModuleList(memories)
 
 
-def _settle(standardizations: Any) -> nn.ModuleList:  # of MapStandardization
-    return nn.ModuleList(SettledStandardization(it.usual()) for it in standardizations)
-
-
 class SettledStandardization(nn.Module):
     """Standardisation that learns no more.
 
@@ -98,7 +95,7 @@ class SettledStandardization(nn.Module):
         """Standardise maps.
 
         Args:
-            maps (torch.Tensor): Maps, shape ``(B, 1, H, W)``, float32.
+            maps (torch.Tensor): Maps, shape ``(B, K, H, W)``, float32.
 
         Returns:
             torch.Tensor: Standardised maps, same shape.

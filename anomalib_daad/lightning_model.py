@@ -104,8 +104,9 @@ class Daad(ReconstructionTraining, AnomalibModule):
         restoration (bool): Train to restore good images that were corrupted, see :mod:`anomalib_daad.corruption`; the
             light of each image varies, and the learning rate rises over the first tenth of the training and
             falls to zero along a cosine. Defaults to ``False``.
-        score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"`` or ``"maximum_structure"``, see
-            :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to ``"mean_error"``.
+        score (str): What R(x) is, ``"mean_error"`` (the paper's), ``"maximum_error"``, ``"maximum_structure"`` or
+            ``"maxima"``, see :class:`DaadModel`. The ranges of maxima are taken from good images alone. Defaults to
+            ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison in L(x)'s place, which learns from the corruptions
             of ``restoration``; the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, so that more or less light is no
@@ -115,8 +116,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by the mean and the deviation that good images had there
             in training, see :class:`MapStandardization`. Defaults to ``False``.
-        error_map (bool): Add the error relative to each image's contrast to the anomaly map, in the same units; the
-            score stays as it is. Defaults to ``False``.
+        error_map (bool): Add the error relative to each image's contrast to the anomaly map, in the same units; of
+            scores, ``"maxima"`` counts it too. Defaults to ``False``.
         downscale (int): The networks see images so many times smaller than ``image_size``, with the detail that this
             takes away as a fourth channel, see :class:`Downscale`; ``map_sigma`` and ``placement_radius`` count their
             pixels. 1 for images as they are. Defaults to ``1``.
@@ -324,7 +325,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
             defects = None if output.defects is None else output.defects[good]
             with full_precision(images):
                 maps = self.model.maps(images[good], output.reconstructions[good], defects)
-            reconstruction = maximum(maps.reconstruction)
+            reconstruction = self.model.strongest(maps)
             alignment = alignment if maps.comparison is None else maximum(maps.comparison)
         return Scores(reconstruction, alignment)
 

@@ -10,11 +10,11 @@ Paper:
 
 Example:
     >>> import torch
-    >>> standardization = MapStandardization((64, 64)).train()
+    >>> standardization = MapStandardization(2, (64, 64)).train()
     >>> for _ in range(10):
-    ...     standardized = standardization(5 + 2 * torch.randn(8, 1, 64, 64))
+    ...     standardized = standardization(5 + 2 * torch.randn(8, 2, 64, 64))
     >>> standardized.shape
-    torch.Size([8, 1, 64, 64])
+    torch.Size([8, 2, 64, 64])
 """
 
 from typing import NamedTuple
@@ -30,10 +30,10 @@ MIN_DEVIATION = 1e-6
 
 
 class Usual(NamedTuple):
-    """What is usual at each place of a map.
+    """What is usual at each place of maps.
 
     Attributes:
-        mean (torch.Tensor): Shape ``(1, 1, H, W)``.
+        mean (torch.Tensor): Shape ``(1, K, H, W)``.
         deviation (torch.Tensor): Positive, same shape.
     """
 
@@ -49,10 +49,11 @@ class MapStandardization(nn.Module):
     batch norm, it standardises with what it has learnt in training mode too.
 
     Args:
+        count (int): Maps of each image, K.
         size (tuple[int, int]): Height and width of the maps.
 
     Attributes:
-        running_mean (torch.Tensor): Mean of each pixel over the latest images, shape ``(1, 1, H, W)``.
+        running_mean (torch.Tensor): Mean of each pixel over the latest images, shape ``(1, K, H, W)``.
         running_var (torch.Tensor): Variance of each pixel over the latest images, same shape.
         count (torch.Tensor): Images seen, a scalar.
     """
@@ -61,18 +62,18 @@ class MapStandardization(nn.Module):
     running_var: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, count: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.blur = GaussianBlur(SIGMA)
-        self.register_buffer("running_mean", torch.zeros(1, 1, *size))
-        self.register_buffer("running_var", torch.ones(1, 1, *size))
+        self.register_buffer("running_mean", torch.zeros(1, count, *size))
+        self.register_buffer("running_var", torch.ones(1, count, *size))
         self.register_buffer("count", torch.tensor(0.0))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Standardise maps, in training mode after learning from them.
 
         Args:
-            maps (torch.Tensor): Maps, in training mode of good images, shape ``(B, 1, H, W)``, float32.
+            maps (torch.Tensor): Maps, in training mode of good images, shape ``(B, K, H, W)``, float32.
 
         Returns:
             torch.Tensor: Standardised maps, same shape.
@@ -89,7 +90,7 @@ class MapStandardization(nn.Module):
             Usual: What each place is judged by.
         """
         variance = self.blur(self.running_var)
-        deviation = (variance.sqrt() + variance.mean().sqrt()) / 2
+        deviation = (variance.sqrt() + variance.mean(dim=(2, 3), keepdim=True).sqrt()) / 2
         return Usual(self.blur(self.running_mean), deviation.clamp_min(MIN_DEVIATION))
 
     def _learn(self, maps: torch.Tensor) -> None:

@@ -32,12 +32,15 @@ class StructureMap(nn.Module):
 
     Args:
         scales (int): Resolutions to compare at, each half of the one before. Defaults to ``4``.
+        apart (bool): Return what differs in grey values and what in detail apart, in place of their mean. Defaults to
+            ``False``.
     """
 
     prewitt: torch.Tensor
 
-    def __init__(self, scales: int = SCALES) -> None:
+    def __init__(self, scales: int = SCALES, apart: bool = False) -> None:
         super().__init__()
+        self.apart = apart
         self.scales = scales
         across = torch.tensor([1.0, 0.0, -1.0]).expand(3, 3) / 3
         self.register_buffer("prewitt", torch.stack([across, across.T])[:, None], persistent=False)  # (2, 1, 3, 3)
@@ -46,12 +49,11 @@ class StructureMap(nn.Module):
         """Compare.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``, or with detail ``(B, 4, H, W)``: what
-                differs in grey values and what in detail is then averaged.
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``, or with detail ``(B, 4, H, W)``.
             reconstructions (torch.Tensor): Their reconstructions, same shape.
 
         Returns:
-            torch.Tensor: Difference, shape ``(B, 1, H, W)``, in [0, 1], float32.
+            torch.Tensor: Difference, shape ``(B, 1, H, W)``, in [0, 1], float32; with detail apart ``(B, 2, H, W)``.
         """
         grey = [self._grey(x) for x in (images.float(), reconstructions.float())]
         if images.shape[1] == COLOURS:
@@ -59,7 +61,8 @@ class StructureMap(nn.Module):
         mean, contrast = (x[:, COLOURS:] for x in light(images.float()))
         detail = [(x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in (images, reconstructions)]
         both = self._compare(*(torch.cat(pair) for pair in zip(grey, detail, strict=True)))  # (2 B, 1, H, W)
-        return both.unflatten(0, (2, -1)).mean(dim=0)
+        apart = torch.cat(both.unflatten(0, (2, -1)).unbind(), dim=1)  # (B, 2, H, W)
+        return apart if self.apart else apart.mean(dim=1, keepdim=True)
 
     @staticmethod
     def _grey(images: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ Example:
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -30,7 +31,7 @@ from .map_standardization import MapStandardization
 from .placement import Placed, PlacementSearch
 from .precision import full_precision
 
-ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure"]
+ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure", "maxima"]
 
 
 class TrainingOutput(NamedTuple):
@@ -55,14 +56,27 @@ class Maps(NamedTuple):
     """How an image and its reconstruction differ, pixel by pixel.
 
     Attributes:
-        reconstruction (torch.Tensor): Squared error or structural difference, shape ``(B, 1, H, W)``.
-        comparison (torch.Tensor | None): What the learned comparison says, same shape; None without.
-        error (torch.Tensor | None): Error relative to the image's contrast, same shape; None without ``error_map``.
+        reconstruction (torch.Tensor): Squared error or structural difference, shape ``(B, 1, H, W)``, or structural
+            difference of grey values and of detail, shape ``(B, 2, H, W)``.
+        comparison (torch.Tensor | None): What the learned comparison says, shape ``(B, 1, H, W)``; None without.
+        error (torch.Tensor | None): Error relative to the image's contrast, same; None without ``error_map``.
     """
 
     reconstruction: torch.Tensor
     comparison: torch.Tensor | None
     error: torch.Tensor | None
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Maps":
+        """Change all maps alike.
+
+        Args:
+            change (Callable[[torch.Tensor], torch.Tensor]): Makes of maps, of any number, others.
+
+        Returns:
+            Maps: What it makes of each.
+        """
+        others = (None if one is None else change(one) for one in (self.comparison, self.error))
+        return Maps(change(self.reconstruction), *others)
 
 
 class Scores(NamedTuple):
@@ -100,7 +114,9 @@ class DaadModel(nn.Module):
             ``"memory"``.
         score (str): What R(x) is: ``"mean_error"``, the distance of the whole images (eq. 4 and 7);
             ``"maximum_error"`` or ``"maximum_structure"``, the maximum of the anomaly map, made of squared errors or
-            of :class:`StructureMap`. Defaults to ``"mean_error"``.
+            of :class:`StructureMap`; ``"maxima"``, the mean of the maxima of several maps, each standardised: the
+            structure of grey values, that of detail where ``downscale`` gives one, and the error where there is an
+            ``error_map``. Defaults to ``"mean_error"``.
         comparison_channels (int): Channels of a learned comparison, see :class:`Comparison`, whose maximum takes the
             place of L(x); the anomaly map is then the two maps fused. 0 for none. Defaults to ``0``.
         standardize (bool): Reconstruct every image at the same mean and contrast, see :class:`MemoryAutoencoder`.
@@ -110,7 +126,7 @@ class DaadModel(nn.Module):
         standardize_maps (bool): Judge each pixel of the maps by what good images have there, see
             :class:`MapStandardization`. Defaults to ``False``.
         error_map (bool): Add the error relative to each image's contrast to the anomaly map, standardised as R(x)'s map
-            is; scores stay as they are. Defaults to ``False``.
+            is; of scores, ``"maxima"`` counts it too. Defaults to ``False``.
         downscale (int): The networks see images so many times smaller than ``image_size``, and their detail, see
             :class:`Downscale`. 1 for images as they are. Defaults to ``1``.
 
@@ -149,11 +165,15 @@ class DaadModel(nn.Module):
         if comparison_channels < 0 or (comparison_channels and (adversarial or score == "mean_error")):
             msg = (
                 f"A learned comparison takes L(x)'s place beside a score of maxima: comparison_channels="
-                f"{comparison_channels} needs adversarial=False and score='maximum_structure' or 'maximum_error'."
+                f"{comparison_channels} needs adversarial=False and score='maxima', 'maximum_structure' or "
+                "'maximum_error'."
             )
             raise ValueError(msg)
         if standardize_maps and score == "mean_error":
-            msg = "Standardised maps need a score of maxima: score='maximum_structure' or 'maximum_error'."
+            msg = "Standardised maps need a score of maxima: score='maxima', 'maximum_structure' or 'maximum_error'."
+            raise ValueError(msg)
+        if score == "maxima" and not standardize_maps:
+            msg = "score='maxima' averages over maps, which takes a common unit: set standardize_maps=True."
             raise ValueError(msg)
         if error_map and not standardize_maps:
             msg = "error_map adds two maps, which takes a common unit: set standardize_maps=True."
@@ -186,11 +206,12 @@ class DaadModel(nn.Module):
         )
         self.discriminator = Discriminator(image_size, base_channels) if adversarial else None
         self.comparison = Comparison(comparison_channels) if comparison_channels else None
-        self.anomaly_map = AnomalyMap(map_sigma, structure=score == "maximum_structure")
+        structure, apart = score in {"maximum_structure", "maxima"}, score == "maxima"
+        self.anomaly_map = AnomalyMap(map_sigma, structure, apart)
         self.placement = PlacementSearch(placement_radius) if placement_radius else None
         self.error_map = error_map
-        count = 1 + bool(comparison_channels) + error_map if standardize_maps else 0
-        self.standardizations = nn.ModuleList([MapStandardization(seen_size) for _ in range(count)])
+        count = 1 + (apart and downscale != 1) + bool(comparison_channels) + error_map
+        self.standardization: nn.Module | None = MapStandardization(count, seen_size) if standardize_maps else None
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.
@@ -250,17 +271,17 @@ class DaadModel(nn.Module):
         placed = self.in_place(images)
         images, reconstructions = placed.images, placed.restorations
         defects = None if self.comparison is None else self.comparison(images, reconstructions)
-        maps = self.maps(images, reconstructions, defects)
-        anomaly_map = placed.back(maps.reconstruction)
+        maps = self.maps(images, reconstructions, defects).each(placed.back)
         if self.score_kind == "mean_error":
             reconstruction = sample_distance(images, reconstructions, self.distance)
         else:
-            reconstruction = maximum(anomaly_map)
+            reconstruction = self.strongest(maps)
+        anomaly_map = maps.reconstruction.mean(dim=1, keepdim=True)
         if maps.error is not None:
-            anomaly_map = anomaly_map + placed.back(maps.error)
+            anomaly_map = anomaly_map + maps.error
         if maps.comparison is not None:
-            comparison = placed.back(maps.comparison)
-            return Scores(reconstruction, maximum(comparison)), self.score(anomaly_map, comparison)
+            scores = Scores(reconstruction, maximum(maps.comparison))
+            return scores, self.score(anomaly_map, maps.comparison)
         if self.discriminator is None:
             return Scores(reconstruction, None), anomaly_map
         features = self.discriminator.features(torch.cat([images, reconstructions]))
@@ -280,14 +301,29 @@ class DaadModel(nn.Module):
         Returns:
             Maps: The maps, blurred, and standardised where that is asked for.
         """
-        maps = [self.anomaly_map(images, reconstructions)]
+        found = [self.anomaly_map.difference(images, reconstructions)]
         if defects is not None:
-            maps.append(self.anomaly_map.blur(defects))
+            found.append(defects)
         if self.error_map:
-            maps.append(self.anomaly_map.blur(relative_error(images, reconstructions)))
-        if self.standardizations:
-            maps = [standardize(one) for standardize, one in zip(self.standardizations, maps, strict=True)]
-        return Maps(maps[0], None if defects is None else maps[1], maps[-1] if self.error_map else None)
+            found.append(relative_error(images, reconstructions))
+        maps = self.anomaly_map.blur(torch.cat(found, dim=1))  # (B, K, H, W)
+        if self.standardization is not None:
+            maps = self.standardization(maps)
+        reconstruction, *others = maps.split([one.shape[1] for one in found], dim=1)
+        return Maps(reconstruction, None if defects is None else others[0], others[-1] if self.error_map else None)
+
+    def strongest(self, maps: Maps) -> torch.Tensor:
+        """Score images by the strongest points of their maps.
+
+        Args:
+            maps (Maps): Maps of the images.
+
+        Returns:
+            torch.Tensor: R(x), where it is one of maxima, shape ``(B,)``.
+        """
+        if self.score_kind == "maxima" and maps.error is not None:
+            return maximum(torch.cat([maps.reconstruction, maps.error], dim=1))
+        return maximum(maps.reconstruction)
 
     def in_place(self, images: torch.Tensor) -> Placed:
         """Move images, as the networks see them, to where they are judged, and reconstruct them there.

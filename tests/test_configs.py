@@ -146,7 +146,8 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
     brief = {"base_channels": 16}
     texture = {"placement_radius": 2, "standardize_maps": True, "error_map": True, "downscale": 4, "random_shift": 2}
-    assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size, **brief}  # a texture has no place
+    texture["score"] = "maxima"
+    assert {"division_rates": [8, 8, 1], **demo, **texture} == {**preset, **size, **brief}  # a texture has no place
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
     # The size is `reproduce`'s own: --image_size 256 --model "{downscale: 4, random_shift: 2}" are the preset's.
@@ -159,13 +160,14 @@ def parts_of(model: Daad) -> set[str]:
     has = {
         "corruptions and comparison": model.restoration,
         "comparison": model.model.comparison is not None,
-        "structure": model.model.score_kind == "maximum_structure",
+        "structure": model.model.score_kind in {"maximum_structure", "maxima"},
+        "several maxima": model.model.score_kind == "maxima",
         "equal light": model.model.autoencoder.standardize,
         "memory": len(memories) > 0,
         "blocks": any(memory.block_shape[1] > 1 for memory in memories),
         "Muon": model.optimizer_name == "muon",
         "placement": model.model.placement is not None,
-        "standardised maps": len(model.model.standardizations) > 0,
+        "standardised maps": model.model.standardization is not None,
         "error map": model.model.error_map,
     }
     return {part for part, present in has.items() if present}
@@ -179,7 +181,8 @@ def test_each_part_of_restoration_training_can_be_taken_away() -> None:
     goes_with_it = {
         "corruptions and comparison": {"comparison"},
         "memory": {"blocks"},
-        "standardised maps": {"error map"},
+        "structure": {"several maxima"},
+        "standardised maps": {"error map", "several maxima"},
     }
     for part in parts:
         model = Daad(image_size=(64, 64), **systems.SYSTEMS[prefix + part].arguments)

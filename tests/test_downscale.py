@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import RESTORATION, make_model
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch.nn.functional import interpolate
 
 from anomalib_daad.anomaly_map import relative_error
@@ -180,17 +181,55 @@ def test_a_downscaled_model_is_one_of_small_images(options) -> None:
     assert placed.images.shape == (3, 4, 32, 32)
     with torch.no_grad():
         restored = model.autoencoder(placed.images)
-        maps = [
-            model.standardizations[0](model.anomaly_map(placed.images, restored)),
-            model.standardizations[1](model.anomaly_map.blur(model.comparison(placed.images[:, :3], restored[:, :3]))),
-        ]
-    maps = [placed.back(one) for one in maps]
+        defects = model.anomaly_map.blur(model.comparison(placed.images[:, :3], restored[:, :3]))
+        maps = model.standardization(torch.cat([model.anomaly_map(placed.images, restored), defects], dim=1))
+    maps = placed.back(maps).split(1, dim=1)
     batch = model(images)
     expected = model.score(*(one.amax(dim=(1, 2, 3)) for one in maps))
     torch.testing.assert_close(batch.pred_score, expected)
     assert batch.anomaly_map.shape == (3, 1, 64, 64)
     enlarged = [resize(one[0].numpy(), 64, 64) for one in model.score(*maps)]
     np.testing.assert_allclose(batch.anomaly_map[:, 0], enlarged, rtol=1e-4, atol=1e-4)
+
+
+def test_grey_values_detail_and_error_each_have_a_strongest_point() -> None:
+    model = make_model(**{**DOWNSCALED, "score": "maxima", "error_map": True}).model.eval()
+    images = draw_images(3, 64, 64)
+    small = model.downscale(images)
+    grey, all_of_detail = StructureMap(), StructureMap(apart=True)
+    mean, variance = torch.randn(1, 4, 32, 32), torch.rand(1, 4, 32, 32)
+    model.standardization.running_mean.copy_(mean)
+    model.standardization.running_var.copy_(variance)
+    with torch.no_grad():
+        restored = model.autoencoder(small)
+        kinds = [
+            grey(small[:, :3], restored[:, :3]),
+            2 * grey(small, restored) - grey(small[:, :3], restored[:, :3]),  # their mean is what it gives
+            model.comparison(small[:, :3], restored[:, :3]),
+            relative_error(small, restored),
+        ]
+        torch.testing.assert_close(all_of_detail(small, restored), torch.cat(kinds[:2], dim=1))
+        first, second, defects, error = (
+            (model.anomaly_map.blur(one) - blur_of(mean[:, i])) / deviation_of(variance[:, i])
+            for i, one in enumerate(kinds)
+        )
+    expected = sum(one.amax(dim=(1, 2, 3)) for one in (first, second, error)) / 3
+    scores = model.scores(images)
+    torch.testing.assert_close(scores.reconstruction, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.alignment, defects.amax(dim=(1, 2, 3)), rtol=1e-4, atol=1e-4)
+    anomaly_map = model.score((first + second) / 2 + error, defects)
+    enlarged = [resize(one[0].numpy(), 64, 64) for one in anomaly_map]
+    np.testing.assert_allclose(model(images).anomaly_map[:, 0], enlarged, rtol=1e-3, atol=1e-3)
+
+
+def blur_of(statistic: torch.Tensor) -> torch.Tensor:
+    """What scipy's Gaussian makes of a statistic ``(1, H, W)``."""
+    return torch.from_numpy(gaussian_filter(statistic[0].numpy(), 1.0, mode="nearest", radius=4))
+
+
+def deviation_of(variance: torch.Tensor) -> torch.Tensor:
+    blurred = blur_of(variance)
+    return (blurred.sqrt() + blurred.mean().sqrt()) / 2
 
 
 def test_colours_and_detail_are_both_restored(make_datamodule, make_engine) -> None:

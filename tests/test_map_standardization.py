@@ -35,7 +35,7 @@ def test_maps_are_standardised_by_all_of_the_first_images(batch_size) -> None:
     good, other = draw_maps(HORIZON + 5).split([HORIZON, 5])
     if batch_size > HORIZON:
         good = torch.cat([good, other])
-    standardization = MapStandardization(SIZE).train()
+    standardization = MapStandardization(1, SIZE).train()
     for batch in good.split(batch_size):
         standardization(batch)
     standardization(good[:0])
@@ -43,8 +43,15 @@ def test_maps_are_standardised_by_all_of_the_first_images(batch_size) -> None:
     np.testing.assert_allclose(standardized[:, 0], by_loop(other[:, 0].numpy(), good[:, 0].numpy()), atol=1e-3)
 
 
+def test_several_maps_are_standardised_each_as_if_alone() -> None:
+    maps = torch.cat([draw_maps(20), 7 * draw_maps(20).flip(-1) + 3, torch.rand(20, 1, *SIZE)], dim=1)
+    together = MapStandardization(3, SIZE).train()
+    alone = [MapStandardization(1, SIZE).train()(one) for one in maps.split(1, dim=1)]
+    torch.testing.assert_close(together(maps), torch.cat(alone, dim=1))
+
+
 def test_long_ago_is_forgotten() -> None:
-    standardization = MapStandardization(SIZE).train()
+    standardization = MapStandardization(1, SIZE).train()
     for batch in (draw_maps(HORIZON) + 10).split(6):
         standardization(batch)
     new = draw_maps(8 * HORIZON)
@@ -56,7 +63,7 @@ def test_long_ago_is_forgotten() -> None:
 
 def test_evaluation_learns_nothing_and_training_standardises_too() -> None:
     maps = draw_maps(20)
-    standardization = MapStandardization(SIZE).train()
+    standardization = MapStandardization(1, SIZE).train()
     trained = standardization(maps)
     before = {name: value.clone() for name, value in standardization.state_dict().items()}
     assert torch.equal(standardization.eval()(maps), trained)
@@ -64,7 +71,7 @@ def test_evaluation_learns_nothing_and_training_standardises_too() -> None:
 
 
 def test_maps_that_never_vary_stay_finite() -> None:
-    standardization = MapStandardization(SIZE).train()
+    standardization = MapStandardization(1, SIZE).train()
     assert standardization(torch.full((4, 1, *SIZE), 3.0)).isfinite().all()
     assert standardization.eval()(torch.full((4, 1, *SIZE), 3.1)).isfinite().all()
 
@@ -89,14 +96,14 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
             model.model.anomaly_map.blur(output.defects[good]),
             model.model.anomaly_map.blur(relative_error(images[good], output.reconstructions[good])),
         ]
-    for standardization, its_maps in zip(model.model.standardizations, maps, strict=True):
-        assert standardization.count == 3
-        torch.testing.assert_close(standardization.running_mean, its_maps.mean(dim=0, keepdim=True))
-        torch.testing.assert_close(standardization.running_var, its_maps.var(dim=0, correction=0, keepdim=True))
+    standardization, its_maps = model.model.standardization, torch.cat(maps, dim=1)
+    assert standardization.count == 3
+    torch.testing.assert_close(standardization.running_mean, its_maps.mean(dim=0, keepdim=True))
+    torch.testing.assert_close(standardization.running_var, its_maps.var(dim=0, correction=0, keepdim=True))
 
 
 @pytest.mark.parametrize("comparison_channels", [0, 4])
-@pytest.mark.parametrize("score", ["maximum_structure", "maximum_error"])
+@pytest.mark.parametrize("score", ["maximum_structure", "maximum_error", "maxima"])
 @pytest.mark.parametrize("error_map", [False, True])
 def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
     error_map, score, comparison_channels
@@ -104,8 +111,8 @@ def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
     options = {**RESTORATION, "score": score, "comparison_channels": comparison_channels, "error_map": error_map}
     model = make_model(**options, placement_radius=2, standardize_maps=True).model
     model.placement.growth.fill_(10.0)
-    for standardization in model.standardizations:
-        standardization.train()(torch.randn(30, 1, 32, 32) * torch.rand(32, 32))
+    count = 1 + (comparison_channels > 0) + error_map
+    model.standardization.train()(torch.randn(30, count, 32, 32) * torch.rand(count, 32, 32))
     model.eval()
     images = torch.rand(6, 3, 32, 32) * 2 - 1
     placed = model.in_place(images)
@@ -117,14 +124,15 @@ def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
             maps.append(model.anomaly_map.blur(model.comparison(placed.images, restored)))
         if error_map:
             maps.append(model.anomaly_map.blur(relative_error(placed.images, restored)))
-    maps = [
-        placed.back(standardization(one)) for standardization, one in zip(model.standardizations, maps, strict=True)
-    ]
+    maps = list(placed.back(model.standardization(torch.cat(maps, dim=1))).split(1, dim=1))
     scores = model.scores(images)
-    torch.testing.assert_close(scores.reconstruction, maps[0].amax(dim=(1, 2, 3)))
+    strongest = maps[0].amax(dim=(1, 2, 3))
+    if error_map and score == "maxima":
+        strongest = (strongest + maps[-1].amax(dim=(1, 2, 3))) / 2
+    torch.testing.assert_close(scores.reconstruction, strongest)
     if comparison_channels:
         torch.testing.assert_close(scores.alignment, maps[1].amax(dim=(1, 2, 3)))
-    error = maps.pop() if error_map else 0.0  # in the map, not in the scores
+    error = maps.pop() if error_map else 0.0  # in the map; in the scores of "maxima" alone
     expected = model.score(maps[0] + error, maps[1] if comparison_channels else None)
     torch.testing.assert_close(model(images).anomaly_map, expected)
     rewritten = for_inference(model)
@@ -145,6 +153,11 @@ def test_standardising_does_not_change_training(make_datamodule, make_engine) ->
 def test_an_error_map_takes_a_common_unit() -> None:
     with pytest.raises(ValueError, match="set standardize_maps=True"):
         make_model(**RESTORATION, error_map=True)
+
+
+def test_maxima_of_several_maps_take_a_common_unit() -> None:
+    with pytest.raises(ValueError, match=r"score='maxima' averages over maps, .* standardize_maps=True"):
+        make_model(**{**RESTORATION, "score": "maxima"})
 
 
 def test_a_mean_error_has_no_map_to_standardise() -> None:

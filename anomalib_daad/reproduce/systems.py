@@ -38,7 +38,7 @@ _RESTORATION: dict[str, Any] = {
     "division_rates": (4, 4, 1),
     "adversarial": False,
     "restoration": True,
-    "score": "maximum_structure",
+    "score": "maxima",
     "comparison_channels": 16,
     "standardize": True,
     "base_channels": 32,
@@ -60,7 +60,8 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "blocks": {"division_rates": None},
     "Muon": {"optimizer": "adam"},
     "placement": {"placement_radius": 0},
-    "standardised maps": {"standardize_maps": False, "error_map": False},
+    "standardised maps": {"standardize_maps": False, "error_map": False, "score": "maximum_structure"},
+    "several maxima": {"score": "maximum_structure"},
     "error map": {"error_map": False},
 }
 

@@ -30,7 +30,7 @@ SEEN = 64
 RESTORATION: dict[str, Any] = {
     "division_rates": (4, 4, 1),
     "adversarial": False,
-    "score": "maximum_structure",
+    "score": "maxima",
     "comparison_channels": 16,
     "standardize": True,
     "map_sigma": 0.75,

@@ -20,7 +20,6 @@ from anomalib.data import MVTecAD
 from kornia.metrics import ssim
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
@@ -36,7 +35,7 @@ CONTRAST = 0.25  # of all images, where light is taken out
 
 
 class Judged(NamedTuple):
-    """Test images and their maps, each ``(n, ..., H, W)``, labels and masks."""
+    """Test images and their maps, each ``(n, ..., H, W)``, scores R(x), labels and masks."""
 
     images: torch.Tensor
     restored: torch.Tensor
@@ -46,6 +45,7 @@ class Judged(NamedTuple):
     ssim: torch.Tensor
     comparison: torch.Tensor
     whole: torch.Tensor  # the structure map, and the error where the model adds it
+    scores: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor
 
@@ -54,40 +54,40 @@ class Judged(NamedTuple):
 def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
     """Restore and compare the test images; what is returned lies in the main memory."""
     network, device = model.model, next(model.parameters()).device
-    error_map = AnomalyMap(float(model.hparams["map_sigma"]))
+    error_map = AnomalyMap(float(model.hparams["map_sigma"])).to(device)
     rows = []
     for batch in datamodule.test_dataloader():
         placed = network.in_place(model.pre_processor(batch.image.to(device)))
         seen, its_restored = placed.images, placed.restorations  # with detail, where the model downscales
         found = network.maps(seen, its_restored, network.comparison(seen, its_restored))
+        found = found.each(placed.back)
+        structure = found.reconstruction.mean(dim=1, keepdim=True)
         images, restored = seen[:, :COLOURS], its_restored[:, :COLOURS]
         mean, contrast = light(images)
-        whole = found.reconstruction if found.error is None else found.reconstruction + found.error
+        whole = structure if found.error is None else structure + found.error
         masks = interpolate(batch.gt_mask[:, None].float(), mask_size or images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
-        maps = (
-            found.reconstruction,
+        others = (
             network.anomaly_map(*(CONTRAST * (x - mean) / contrast for x in (images, restored))),
             error_map(images, restored),
             network.anomaly_map.blur(dissimilarity),
-            found.comparison,
-            whole,
         )
-        maps = tuple(placed.back(anomaly_map).cpu() for anomaly_map in maps)
-        rows.append(Judged(images.cpu(), restored.cpu(), *maps, batch.gt_label, masks))
+        maps = (structure, *(placed.back(anomaly_map) for anomaly_map in others), found.comparison, whole)
+        on_device = (images, restored, *maps, network.strongest(found))
+        rows.append(Judged(*(one.cpu() for one in on_device), batch.gt_label, masks))
     return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def scale(anomaly_map: torch.Tensor, good: torch.Tensor, scored: torch.Tensor | None = None) -> torch.Tensor:
-    """Scale a map by the range that its maxima, or those of the map that is scored, have on good images, as eq. 7."""
-    low, high = maximum(anomaly_map if scored is None else scored)[good].aminmax()
-    return (anomaly_map - low) / (high - low)
+def scale(values: torch.Tensor, good: torch.Tensor, scores: torch.Tensor | None = None) -> torch.Tensor:
+    """Scale maps or scores by the range that scores, or the maps' maxima, have on good images, as eq. 7."""
+    low, high = (maximum(values) if scores is None else scores)[good].aminmax()
+    return (values - low) / (high - low)
 
 
 def fuse(it: Judged) -> torch.Tensor:
-    """Anomaly map as the model fuses it; what is added to the structure map has its range."""
+    """Anomaly map as the model fuses it; what is added to the structure map has the range of R(x)."""
     good = it.labels == 0
-    return 0.5 * scale(it.whole, good, it.structure) + 0.5 * scale(it.comparison, good)
+    return 0.5 * scale(it.whole, good, it.scores) + 0.5 * scale(it.comparison, good)
 
 
 def measure(it: Judged) -> Row:
@@ -104,7 +104,8 @@ def measure(it: Judged) -> Row:
         "maximum_structure": maximum(it.structure),
         "maximum_relative_structure": maximum(it.relative_structure),
         "comparison": maximum(it.comparison),
-        "sum_of_maxima": maximum(structure) + maximum(comparison),
+        "reconstruction": it.scores,
+        "sum_of_maxima": scale(it.scores, good, it.scores) + maximum(comparison),
         "fused_map": maximum(fused),
     }
     row: Row = {name: round(roc_auc_score(it.labels, score), 4) for name, score in scores.items()}
@@ -150,9 +151,9 @@ def main() -> None:
         datamodule.setup()
         model = Daad.load_from_checkpoint(path, map_location=device).eval()
         if arguments.plain_maps:
-            model.model.standardizations, model.model.error_map = nn.ModuleList(), False
+            model.model.standardization, model.model.error_map = None, False
         it = judge(model, datamodule, arguments.mask_size)
-        is_standardized = len(model.model.standardizations) > 0
+        is_standardized = model.model.standardization is not None
         rows.append({"category": category, "seed": seed, "standardized_maps": is_standardized, **measure(it)})
         print({name: np.round(value, 3) if isinstance(value, float) else value for name, value in rows[-1].items()})
         write_table(rows, arguments.output)
