@@ -116,8 +116,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
             :class:`PlacementSearch`. 0 for as it is. Defaults to ``0``.
         standardize_maps (bool): Judge each pixel of the maps by the mean and the deviation that good images had there
             in training, see :class:`MapStandardization`. Defaults to ``False``.
-        error_map (bool): Add the error relative to each image's contrast to the anomaly map, in the same units; of
-            scores, ``"maxima"`` counts it too. Defaults to ``False``.
+        error_map (bool): Add the error relative to each image's contrast to the anomaly map, in the same units, with
+            twice the weight; of scores, ``"maxima"`` counts it too. Defaults to ``False``.
         downscale (int): The networks see images so many times smaller than ``image_size``, with the detail that this
             takes away as a fourth channel, see :class:`Downscale`; ``map_sigma`` and ``placement_radius`` count their
             pixels. 1 for images as they are. Defaults to ``1``.

@@ -31,6 +31,7 @@ from .map_standardization import MapStandardization
 from .placement import Placed, PlacementSearch
 from .precision import full_precision
 
+ERROR_WEIGHT = 2.0  # of the error's map beside that of R(x): it outlines small defects better
 ScoreKind = Literal["mean_error", "maximum_error", "maximum_structure", "maxima"]
 
 
@@ -126,7 +127,7 @@ class DaadModel(nn.Module):
         standardize_maps (bool): Judge each pixel of the maps by what good images have there, see
             :class:`MapStandardization`. Defaults to ``False``.
         error_map (bool): Add the error relative to each image's contrast to the anomaly map, standardised as R(x)'s map
-            is; of scores, ``"maxima"`` counts it too. Defaults to ``False``.
+            is, with twice its weight; of scores, ``"maxima"`` counts it too. Defaults to ``False``.
         downscale (int): The networks see images so many times smaller than ``image_size``, and their detail, see
             :class:`Downscale`. 1 for images as they are. Defaults to ``1``.
 
@@ -278,7 +279,7 @@ class DaadModel(nn.Module):
             reconstruction = self.strongest(maps)
         anomaly_map = maps.reconstruction.mean(dim=1, keepdim=True)
         if maps.error is not None:
-            anomaly_map = anomaly_map + maps.error
+            anomaly_map = anomaly_map + ERROR_WEIGHT * maps.error
         if maps.comparison is not None:
             scores = Scores(reconstruction, maximum(maps.comparison))
             return scores, self.score(anomaly_map, maps.comparison)

@@ -217,7 +217,7 @@ def test_grey_values_detail_and_error_each_have_a_strongest_point() -> None:
     scores = model.scores(images)
     torch.testing.assert_close(scores.reconstruction, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(scores.alignment, defects.amax(dim=(1, 2, 3)), rtol=1e-4, atol=1e-4)
-    anomaly_map = model.score((first + second) / 2 + error, defects)
+    anomaly_map = model.score((first + second) / 2 + 2 * error, defects)
     enlarged = [resize(one[0].numpy(), 64, 64) for one in anomaly_map]
     np.testing.assert_allclose(model(images).anomaly_map[:, 0], enlarged, rtol=1e-3, atol=1e-3)
 

@@ -28,6 +28,7 @@ from anomalib_daad.downscale import COLOURS
 from anomalib_daad.light import light
 from anomalib_daad.output_folder import Row, write_table
 from anomalib_daad.pixel_measures import measure_pixels
+from anomalib_daad.torch_model import ERROR_WEIGHT
 
 DEFECTS = 10  # in a picture
 SSIM_WINDOW = 7
@@ -64,7 +65,7 @@ def judge(model: Daad, datamodule: MVTecAD, mask_size: int | None) -> Judged:
         structure = found.reconstruction.mean(dim=1, keepdim=True)
         images, restored = seen[:, :COLOURS], its_restored[:, :COLOURS]
         mean, contrast = light(images)
-        whole = structure if found.error is None else structure + found.error
+        whole = structure if found.error is None else structure + ERROR_WEIGHT * found.error
         masks = interpolate(batch.gt_mask[:, None].float(), mask_size or images.shape[-2:])[:, 0] > 0
         dissimilarity = 1 - ssim(images / 2 + 0.5, restored / 2 + 0.5, SSIM_WINDOW).mean(dim=1, keepdim=True)
         others = (
