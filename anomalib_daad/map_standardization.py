@@ -49,7 +49,7 @@ class MapStandardization(nn.Module):
     batch norm, it standardises with what it has learnt in training mode too.
 
     Args:
-        count (int): Maps of each image, K.
+        num_maps (int): Maps of each image, K.
         size (tuple[int, int]): Height and width of the maps.
 
     Attributes:
@@ -62,11 +62,11 @@ class MapStandardization(nn.Module):
     running_var: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, count: int, size: tuple[int, int]) -> None:
+    def __init__(self, num_maps: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.blur = GaussianBlur(SIGMA)
-        self.register_buffer("running_mean", torch.zeros(1, count, *size))
-        self.register_buffer("running_var", torch.ones(1, count, *size))
+        self.register_buffer("running_mean", torch.zeros(1, num_maps, *size))
+        self.register_buffer("running_var", torch.ones(1, num_maps, *size))
         self.register_buffer("count", torch.tensor(0.0))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

@@ -211,8 +211,8 @@ class DaadModel(nn.Module):
         self.anomaly_map = AnomalyMap(map_sigma, structure, apart)
         self.placement = PlacementSearch(placement_radius) if placement_radius else None
         self.error_map = error_map
-        count = 1 + (apart and downscale != 1) + bool(comparison_channels) + error_map
-        self.standardization: nn.Module | None = MapStandardization(count, seen_size) if standardize_maps else None
+        num_maps = 1 + (apart and downscale != 1) + bool(comparison_channels) + error_map
+        self.standardization: nn.Module | None = MapStandardization(num_maps, seen_size) if standardize_maps else None
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> TrainingOutput | InferenceBatch:
         """Reconstruct and judge images.

@@ -146,8 +146,9 @@ def test_demo_and_reproduce_train_the_recommended_model() -> None:
     size = {"image_size": [128, 128], "division_rates": [8, 8, 1], "map_sigma": 1.5}  # its scratches are thin
     brief = {"base_channels": 16}
     texture = {"placement_radius": 2, "standardize_maps": True, "error_map": True, "downscale": 4, "random_shift": 2}
-    texture["score"] = "maxima"
-    assert {"division_rates": [8, 8, 1], **demo, **texture} == {**preset, **size, **brief}  # a texture has no place
+    plain = {"score": "maximum_structure"}  # several maxima take standardised maps
+    # A texture has no place.
+    assert {"division_rates": [8, 8, 1], **texture, **demo} == {**preset, **size, **brief, **plain}
     arguments = systems.SYSTEMS["Restoration"].arguments
     arguments = {**arguments, "division_rates": list(arguments["division_rates"])}
     # The size is `reproduce`'s own: --image_size 256 --model "{downscale: 4, random_shift: 2}" are the preset's.

@@ -5,9 +5,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import RESTORATION, make_model
+from conftest import RESTORATION, make_model, standardize_by_loop
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch.nn.functional import interpolate
 
 from anomalib_daad.anomaly_map import relative_error
@@ -197,9 +196,9 @@ def test_grey_values_detail_and_error_each_have_a_strongest_point() -> None:
     images = draw_images(3, 64, 64)
     small = model.downscale(images)
     grey, all_of_detail = StructureMap(), StructureMap(apart=True)
-    mean, variance = torch.randn(1, 4, 32, 32), torch.rand(1, 4, 32, 32)
-    model.standardization.running_mean.copy_(mean)
-    model.standardization.running_var.copy_(variance)
+    good = torch.randn(30, 4, 32, 32) * torch.rand(4, 32, 32) + torch.randn(4, 32, 32)
+    model.standardization.train()(good)
+    model.standardization.eval()
     with torch.no_grad():
         restored = model.autoencoder(small)
         kinds = [
@@ -210,7 +209,9 @@ def test_grey_values_detail_and_error_each_have_a_strongest_point() -> None:
         ]
         torch.testing.assert_close(all_of_detail(small, restored), torch.cat(kinds[:2], dim=1))
         first, second, defects, error = (
-            (model.anomaly_map.blur(one) - blur_of(mean[:, i])) / deviation_of(variance[:, i])
+            torch.from_numpy(standardize_by_loop(model.anomaly_map.blur(one)[:, 0].numpy(), good[:, i].numpy()))[
+                :, None
+            ]
             for i, one in enumerate(kinds)
         )
     expected = sum(one.amax(dim=(1, 2, 3)) for one in (first, second, error)) / 3
@@ -220,16 +221,6 @@ def test_grey_values_detail_and_error_each_have_a_strongest_point() -> None:
     anomaly_map = model.score((first + second) / 2 + 2 * error, defects)
     enlarged = [resize(one[0].numpy(), 64, 64) for one in anomaly_map]
     np.testing.assert_allclose(model(images).anomaly_map[:, 0], enlarged, rtol=1e-3, atol=1e-3)
-
-
-def blur_of(statistic: torch.Tensor) -> torch.Tensor:
-    """What scipy's Gaussian makes of a statistic ``(1, H, W)``."""
-    return torch.from_numpy(gaussian_filter(statistic[0].numpy(), 1.0, mode="nearest", radius=4))
-
-
-def deviation_of(variance: torch.Tensor) -> torch.Tensor:
-    blurred = blur_of(variance)
-    return (blurred.sqrt() + blurred.mean().sqrt()) / 2
 
 
 def test_colours_and_detail_are_both_restored(make_datamodule, make_engine) -> None:

@@ -5,8 +5,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import RESTORATION, make_model
-from scipy.ndimage import gaussian_filter
+from conftest import RESTORATION, make_model, standardize_by_loop
 
 from anomalib_daad.anomaly_map import relative_error
 from anomalib_daad.corruption import CorruptedImages
@@ -23,13 +22,6 @@ def draw_maps(count: int) -> torch.Tensor:
     return 4 * level + spread.exp() * torch.randn(count, 1, *SIZE, generator=generator) - 10
 
 
-def by_loop(maps: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Standardise maps ``(n, H, W)`` by those of good images: scipy in place of kornia, all images at once."""
-    blurred = [gaussian_filter(statistic, 1.0, mode="nearest", radius=4) for statistic in (good.mean(0), good.var(0))]
-    typical = np.sqrt(blurred[1].mean())
-    return np.stack([2 * (one - blurred[0]) / (np.sqrt(blurred[1]) + typical) for one in maps])
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, HORIZON, HORIZON + 5])
 def test_maps_are_standardised_by_all_of_the_first_images(batch_size) -> None:
     good, other = draw_maps(HORIZON + 5).split([HORIZON, 5])
@@ -40,7 +32,9 @@ def test_maps_are_standardised_by_all_of_the_first_images(batch_size) -> None:
         standardization(batch)
     standardization(good[:0])
     standardized = standardization.eval()(other)
-    np.testing.assert_allclose(standardized[:, 0], by_loop(other[:, 0].numpy(), good[:, 0].numpy()), atol=1e-3)
+    np.testing.assert_allclose(
+        standardized[:, 0], standardize_by_loop(other[:, 0].numpy(), good[:, 0].numpy()), atol=1e-3
+    )
 
 
 def test_several_maps_are_standardised_each_as_if_alone() -> None:
@@ -57,7 +51,7 @@ def test_long_ago_is_forgotten() -> None:
     new = draw_maps(8 * HORIZON)
     for batch in new.split(6):
         standardization(batch)
-    expected = by_loop(new[:5, 0].numpy(), new[:, 0].numpy())
+    expected = standardize_by_loop(new[:5, 0].numpy(), new[:, 0].numpy())
     np.testing.assert_allclose(standardization.eval()(new[:5])[:, 0], expected, atol=0.5)
 
 
