@@ -7,13 +7,14 @@ Example:
     >>> model = Daad(image_size=(128, 128))
 """
 
-from .demo_data import DemoTextures
-from .image_reading import read_image
-from .lightning_model import Daad
-from .mnad import Mnad
-from .one_class import OneClassCIFAR10, OneClassMNIST
+from anomalib_daad.data.demo_textures import DemoTextures
+from anomalib_daad.data.image_reading import read_image
+from anomalib_daad.data.one_class import OneClassCIFAR10, OneClassMNIST
+from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.models.mnad.lightning_model import Mnad
+
 from .registration import register
-from .safetensors_model import load_safetensors, save_safetensors
+from .safetensors_file import load_safetensors, save_safetensors
 
 register(Daad, Mnad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
 

@@ -9,10 +9,10 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
-from anomalib_daad.anomaly_map import AnomalyMap
-from anomalib_daad.anomaly_score import FusedScore
-from anomalib_daad.pre_processor import AntialiasPreProcessor
-from anomalib_daad.resize import ExportableResize
+from anomalib_daad.components.error_map import AnomalyMap
+from anomalib_daad.components.fused_score import FusedScore
+from anomalib_daad.components.resize import ExportableResize
+from anomalib_daad.training.pre_processor import AntialiasPreProcessor
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.9, 1.0])

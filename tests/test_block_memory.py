@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from anomalib_daad.block_memory import BlockMemory
+from anomalib_daad.components.block_memory import BlockMemory
 
 GRID = [
     # feature shape (C, H, W), division rates (r_h, r_w, r_c), N

@@ -35,16 +35,16 @@ from scipy.stats import bootstrap
 from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
-from anomalib_daad.command_line import plain_options
-from anomalib_daad.compare import compare_models, report, trial
-from anomalib_daad.compare.advice import advise, lead
-from anomalib_daad.compare.charts import draw_cost
-from anomalib_daad.compare.compare_models import compare
-from anomalib_daad.compare.contestant import Contestant
-from anomalib_daad.compare.data import ComparedData, find_data
-from anomalib_daad.compare.finding import Finding
-from anomalib_daad.compare.gallery import choose, fit, seen_share
-from anomalib_daad.compare.measures import (
+from anomalib_daad.commands.command_line import plain_options
+from anomalib_daad.commands.compare import compare_models, report, trial
+from anomalib_daad.commands.compare.advice import advise, lead
+from anomalib_daad.commands.compare.charts import draw_cost
+from anomalib_daad.commands.compare.compare_models import compare
+from anomalib_daad.commands.compare.contestant import Contestant
+from anomalib_daad.commands.compare.data import ComparedData, find_data
+from anomalib_daad.commands.compare.finding import Finding
+from anomalib_daad.commands.compare.gallery import choose, fit, seen_share
+from anomalib_daad.commands.compare.measures import (
     PixelCounts,
     auroc,
     false_positives_at_recall,
@@ -53,9 +53,9 @@ from anomalib_daad.compare.measures import (
     on_resample,
     resample,
 )
-from anomalib_daad.compare.progress import Progress
-from anomalib_daad.output_folder import write_text
-from anomalib_daad.pixel_measures import measure_pixels
+from anomalib_daad.commands.compare.progress import Progress
+from anomalib_daad.commands.shared.output_folder import write_text
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 
 SMALL = """
 model:
@@ -757,7 +757,7 @@ def test_time_left() -> None:
 def test_progress_counts_what_is_left(tmp_path, monkeypatch) -> None:
     """Of a training that goes on after 40 of 100 steps, at two seconds a step."""
     clock = iter([0.0, 0.0, 0.5, 20.0, 20.5])
-    monkeypatch.setattr("anomalib_daad.compare.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("anomalib_daad.commands.compare.progress.time.monotonic", lambda: next(clock))
     progress = Progress(tmp_path / "progress.txt", 100)
     trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=39))
     progress.on_train_start(trainer, None)
@@ -775,7 +775,7 @@ def test_nothing_is_repeated(compared, data_root, monkeypatch) -> None:
         raise AssertionError(msg)
 
     monkeypatch.setattr(compare_models, "_run", refuse)
-    monkeypatch.setattr("anomalib_daad.compare.report.measure_costs", refuse)
+    monkeypatch.setattr("anomalib_daad.commands.compare.report.measure_costs", refuse)
     before = json.loads((compared / "results.json").read_text())["results"]
     compare(
         data_root,
@@ -817,7 +817,7 @@ def test_a_killed_training_goes_on(data_root, tmp_path) -> None:
     made = trial.Trial(Contestant.parse(str(tmp_path / "small.yaml")), data, 32, 1, 4, 0, "cpu", True, None, None)
     made.write(tmp_path / "trial.json")
     assert trial.Trial.read(tmp_path / "trial.json") == made
-    command = [sys.executable, "-m", "anomalib_daad.compare.trial", str(tmp_path)]
+    command = [sys.executable, "-m", "anomalib_daad.commands.compare.trial", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "resume" / "last.ckpt").exists():

@@ -11,9 +11,9 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 from anomalib_daad import Daad, DemoTextures
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.reproduce import systems
-from anomalib_daad.speed import peers
+from anomalib_daad.commands.reproduce import systems
+from anomalib_daad.commands.speed import peers
+from anomalib_daad.components.block_memory import BlockMemory
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SYSTEMS = {  # number of memories, and queries of the coarsest at 64 px

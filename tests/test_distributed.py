@@ -20,7 +20,7 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib_daad import Daad
-from anomalib_daad.distributed import gather
+from anomalib_daad.training.distributed import gather
 
 if __name__ == "__main__":
     root, output, devices = sys.argv[1:]

@@ -12,8 +12,9 @@ from conftest import make_model
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from anomalib_daad import Mnad, divergence
-from anomalib_daad.divergence import GameWatch, refuse_diverged, warn_if_astray
+from anomalib_daad import Mnad
+from anomalib_daad.training import divergence
+from anomalib_daad.training.divergence import GameWatch, refuse_diverged, warn_if_astray
 
 
 class Poison(Callback):

@@ -9,12 +9,12 @@ from conftest import RESTORATION, make_model, standardize_by_loop
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from anomalib_daad.anomaly_map import relative_error
-from anomalib_daad.comparison import Comparison
-from anomalib_daad.corruption import corrupt, relight
-from anomalib_daad.downscale import Downscale
-from anomalib_daad.light import MIN_CONTRAST, MIN_DETAIL_CONTRAST, light
-from anomalib_daad.structure_map import DETAIL_CONTRAST, StructureMap
+from anomalib_daad.components.error_map import relative_error
+from anomalib_daad.models.daad_restoration.comparison import Comparison
+from anomalib_daad.models.daad_restoration.corruption import corrupt, relight
+from anomalib_daad.models.daad_restoration.detail import Downscale
+from anomalib_daad.models.daad_restoration.difference_maps import DETAIL_CONTRAST, StructureMap
+from anomalib_daad.models.daad_restoration.light import MIN_CONTRAST, MIN_DETAIL_CONTRAST, light
 
 
 def resize(channel: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from conftest import RESTORATION, make_model
 from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.placement import KNOWN
+from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.models.daad_restoration.placement import KNOWN
 
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")

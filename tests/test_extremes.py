@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomalib_daad import Mnad
-from anomalib_daad.anomaly_map import AnomalyMap
-from anomalib_daad.anomaly_score import FusedScore
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.finite_input import refuse_not_finite
-from anomalib_daad.loss import sample_distance
+from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.components.error_map import AnomalyMap
+from anomalib_daad.components.finite_input import refuse_not_finite
+from anomalib_daad.components.fused_score import FusedScore
+from anomalib_daad.models.daad.loss import sample_distance
 
 MANY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 FLOATS = st.floats(-1e6, 1e6, width=32)

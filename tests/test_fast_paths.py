@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, cosine_similarity
 
-from anomalib_daad.autoencoder import DROP_WIDTH
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.inference_model import ImageSpaceRead, for_inference
-from anomalib_daad.speed.limit import count_work
-from anomalib_daad.torch_model import DaadModel
+from anomalib_daad.commands.speed.limit import count_work
+from anomalib_daad.components.autoencoder import DROP_WIDTH
+from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.components.inference import ImageSpaceRead, for_inference
+from anomalib_daad.models.daad.torch_model import DaadModel
 
 SMALL = {"image_size": (64, 64), "division_rates": (4, 4, 1), "num_items": 40, "base_channels": 8}
 

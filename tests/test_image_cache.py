@@ -9,7 +9,7 @@ from conftest import make_model
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
-from anomalib_daad.image_cache import CachedDataset, cache_images
+from anomalib_daad.training.image_cache import CachedDataset, cache_images
 
 
 def make_loader(data_root, augmentations=None, **arguments) -> DataLoader:

@@ -12,7 +12,7 @@ from conftest import make_model
 from PIL import Image
 
 from anomalib_daad import read_image
-from anomalib_daad.image_check import reading_fault
+from anomalib_daad.data.image_check import reading_fault
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 2**16, (48, 40), dtype=np.uint16)

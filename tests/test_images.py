@@ -16,7 +16,7 @@ from conftest import make_model
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from anomalib_daad.image_check import reading_fault
+from anomalib_daad.data.image_check import reading_fault
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (48, 40), dtype=np.uint8)
@@ -97,7 +97,7 @@ def test_rgb_of_16_bits_keeps_its_high_byte(tmp_path) -> None:
 
 def test_a_folder_is_predicted_but_for_its_bad_files(folder, make_engine, caplog) -> None:
     write(folder, {**READABLE, **FAULTY})
-    with caplog.at_level(logging.WARNING, logger="anomalib_daad.image_check"):
+    with caplog.at_level(logging.WARNING, logger="anomalib_daad.data.image_check"):
         batches = make_engine().predict(make_model(visualizer=False), data_path=folder)
     predicted = {os.path.basename(path) for batch in batches for path in batch.image_path}  # noqa: PTH119
     assert predicted == {f"{index:03d}.png" for index in range(4)} | READABLE.keys()

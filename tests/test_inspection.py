@@ -22,16 +22,16 @@ from conftest import make_model
 from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad
-from anomalib_daad.anomaly_score import FusedScore
-from anomalib_daad.command_line import main
-from anomalib_daad.inspection import scores
-from anomalib_daad.inspection.checkpoint import load_model, name_divisions
-from anomalib_daad.inspection.images import InspectedImages
-from anomalib_daad.inspection.inspect_checkpoint import inspect
-from anomalib_daad.inspection.memory import draw_memories, place, strongest_items
-from anomalib_daad.inspection.observation import Observations, choose, look, observe
-from anomalib_daad.inspection.reconstruction import draw_rates, draw_reconstructions
-from anomalib_daad.picture import Omission
+from anomalib_daad.commands.command_line import main
+from anomalib_daad.commands.inspect import scores
+from anomalib_daad.commands.inspect.checkpoint import load_model, name_divisions
+from anomalib_daad.commands.inspect.images import InspectedImages
+from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
+from anomalib_daad.commands.inspect.memory import draw_memories, place, strongest_items
+from anomalib_daad.commands.inspect.observation import Observations, choose, look, observe
+from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
+from anomalib_daad.commands.shared.picture import Omission
+from anomalib_daad.components.fused_score import FusedScore
 
 PICTURES = ["reconstructions", "rates", "items", "use", "reads", "scores", "roc", "score_area"]
 

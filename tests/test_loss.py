@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from anomalib_daad.discriminator import DiscriminatorOutput
-from anomalib_daad.loss import DiscriminatorLoss, GeneratorLoss, sample_distance
+from anomalib_daad.models.daad.discriminator import DiscriminatorOutput
+from anomalib_daad.models.daad.loss import DiscriminatorLoss, GeneratorLoss, sample_distance
 
 
 @pytest.fixture

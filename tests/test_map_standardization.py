@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import RESTORATION, make_model, standardize_by_loop
 
-from anomalib_daad.anomaly_map import relative_error
-from anomalib_daad.corruption import CorruptedImages
-from anomalib_daad.inference_model import for_inference
-from anomalib_daad.map_standardization import HORIZON, MapStandardization
+from anomalib_daad.components.error_map import relative_error
+from anomalib_daad.components.inference import for_inference
+from anomalib_daad.models.daad_restoration.corruption import CorruptedImages
+from anomalib_daad.models.daad_restoration.map_standardization import HORIZON, MapStandardization
 
 SIZE = (12, 20)
 
@@ -77,8 +77,10 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
     torch.manual_seed(0)
     masks = torch.zeros(6, 1, 32, 32)
     masks[[1, 2, 5], 0, 3, 4] = 1
-    monkeypatch.setattr("anomalib_daad.lightning_model.relight", lambda images, *_: images)
-    monkeypatch.setattr("anomalib_daad.lightning_model.corrupt", lambda images: CorruptedImages(images, masks))
+    monkeypatch.setattr("anomalib_daad.models.daad.lightning_model.relight", lambda images, *_: images)
+    monkeypatch.setattr(
+        "anomalib_daad.models.daad.lightning_model.corrupt", lambda images: CorruptedImages(images, masks)
+    )
     model = make_model(**RESTORATION, standardize_maps=True, error_map=True).train()
     images = torch.rand(6, 3, 32, 32) * 2 - 1
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from conftest import RESTORATION, make_model
 from torch import nn
 
-from anomalib_daad.muon import MOMENTUM, RATE, Muon, orthogonalize
+from anomalib_daad.models.daad_restoration.muon import MOMENTUM, RATE, Muon, orthogonalize
 
 SHAPES = [(4, 4), (8, 48), (48, 8), (64, 512), (1, 7)]
 
@@ -157,7 +157,7 @@ def test_an_unknown_optimizer_is_refused() -> None:
 def test_a_training_in_bfloat16_moves_kernels_no_further_than_orthogonal_steps(
     make_datamodule, make_engine, monkeypatch
 ) -> None:
-    monkeypatch.setattr("anomalib_daad.precision.computes_bfloat16", lambda _: True)
+    monkeypatch.setattr("anomalib_daad.components.precision.computes_bfloat16", lambda _: True)
     model = make_model(**RESTORATION, optimizer="muon", learning_rate=1e-3)
     before = copy.deepcopy(model.model)
     make_engine(max_steps=6, precision="bf16-mixed").fit(model, datamodule=make_datamodule())

@@ -8,10 +8,10 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_daad.autoencoder import MemoryAutoencoder, UpConvolution
-from anomalib_daad.comparison import Comparison
-from anomalib_daad.discriminator import Discriminator
-from anomalib_daad.torch_model import DaadModel, TrainingOutput
+from anomalib_daad.components.autoencoder import MemoryAutoencoder, UpConvolution
+from anomalib_daad.models.daad.discriminator import Discriminator
+from anomalib_daad.models.daad.torch_model import DaadModel, TrainingOutput
+from anomalib_daad.models.daad_restoration.comparison import Comparison
 
 
 def small_model(**arguments) -> DaadModel:

@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import Resize
 
 from anomalib_daad import OneClassCIFAR10, OneClassMNIST
-from anomalib_daad.image_cache import CachedDataset, cache_images
+from anomalib_daad.training.image_cache import CachedDataset, cache_images
 
 CONFIG = Path(__file__).parents[1] / "configs" / "one_class_mnist.yaml"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

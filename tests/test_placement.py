@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import RESTORATION, make_model
 
-from anomalib_daad.compare.gallery import reconstruct
-from anomalib_daad.inference_model import for_inference
-from anomalib_daad.inspection.images import InspectedImage
-from anomalib_daad.inspection.observation import look
-from anomalib_daad.placement import KNOWN, PlacementSearch, move
+from anomalib_daad.commands.compare.gallery import reconstruct
+from anomalib_daad.commands.inspect.images import InspectedImage
+from anomalib_daad.commands.inspect.observation import look
+from anomalib_daad.components.inference import for_inference
+from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch, move
 
 SIZE = (24, 32)
 

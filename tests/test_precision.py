@@ -11,8 +11,8 @@ import torch
 from conftest import make_model
 from lightning.pytorch.callbacks import Callback
 
-from anomalib_daad import precision
-from anomalib_daad.speed import benchmark, limit, training
+from anomalib_daad.commands.speed import benchmark, limit, training
+from anomalib_daad.components import precision
 
 
 class WatchAutocast(Callback):

@@ -23,9 +23,9 @@ from anomalib.engine import Engine
 from conftest import SMALL
 
 from anomalib_daad import Daad, Mnad
-from anomalib_daad.loss import sample_distance
-from anomalib_daad.mnad_model import negative_psnr
-from anomalib_daad.reproduce.systems import SYSTEMS
+from anomalib_daad.commands.reproduce.systems import SYSTEMS
+from anomalib_daad.models.daad.loss import sample_distance
+from anomalib_daad.models.mnad.torch_model import negative_psnr
 
 EXPORTED = ["DAAD", "MNAD"]  # an export takes seconds; DAAD+ and restoration: test_export.py
 TOLERANCE = 1e-4

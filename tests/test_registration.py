@@ -183,7 +183,7 @@ def test_a_process_without_anomalib_imports_nothing_more(installed) -> None:
 
 
 def test_a_broken_plugin_does_not_break_anomalib(installed) -> None:
-    module = installed.site_packages / "anomalib_daad/lightning_model.py"
+    module = installed.site_packages / "anomalib_daad/models/daad/lightning_model.py"
     text = module.read_text()
     try:
         module.write_text("raise RuntimeError('broken on purpose')\n")

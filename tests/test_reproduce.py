@@ -18,12 +18,12 @@ from anomalib.engine import Engine
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
-from anomalib_daad.command_line import CommandParser, plain_options
-from anomalib_daad.pixel_measures import measure_pixels
-from anomalib_daad.reproduce import cell as cells
-from anomalib_daad.reproduce import command, paper, tables
-from anomalib_daad.reproduce.command import reproduce, results
-from anomalib_daad.reproduce.systems import SYSTEMS
+from anomalib_daad.commands.command_line import CommandParser, plain_options
+from anomalib_daad.commands.reproduce import cell as cells
+from anomalib_daad.commands.reproduce import command, paper, tables
+from anomalib_daad.commands.reproduce.command import reproduce, results
+from anomalib_daad.commands.reproduce.systems import SYSTEMS
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 
 TINY = {"base_channels": 4, "num_items": 5}
 RUN = {"image_size": 32, "batch_size": 4, "precision": "32-true"}
@@ -180,8 +180,8 @@ def test_what_another_process_runs_is_waited_for(data_root, tmp_path, monkeypatc
 def test_a_killed_run_goes_on(data_root, tmp_path, monkeypatch) -> None:
     """kill -9 loses at most a twentieth of a training, and no lock stays behind."""
     code = f"""
-from anomalib_daad.reproduce import cell
-from anomalib_daad.reproduce.command import reproduce
+from anomalib_daad.commands.reproduce import cell
+from anomalib_daad.commands.reproduce.command import reproduce
 from pathlib import Path
 cell.DEFAULTS["mvtec"] = {cells.DEFAULTS["mvtec"]}
 data, output = Path({str(data_root)!r}), Path({str(tmp_path)!r})

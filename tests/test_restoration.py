@@ -13,11 +13,12 @@ from scipy import ndimage
 from torch import nn
 from torch.nn.functional import interpolate
 
-from anomalib_daad import Daad, corruption
-from anomalib_daad.comparison import Comparison
-from anomalib_daad.corruption import FOCUS, CorruptedImages, _centers, corrupt, relight
-from anomalib_daad.lightning_model import annealed
-from anomalib_daad.structure_map import StructureMap
+from anomalib_daad import Daad
+from anomalib_daad.models.daad.lightning_model import annealed
+from anomalib_daad.models.daad_restoration import corruption
+from anomalib_daad.models.daad_restoration.comparison import Comparison
+from anomalib_daad.models.daad_restoration.corruption import FOCUS, CorruptedImages, _centers, corrupt, relight
+from anomalib_daad.models.daad_restoration.difference_maps import StructureMap
 
 
 def draw(count: int = 8, size: tuple[int, int] = (32, 40)) -> torch.Tensor:
@@ -293,9 +294,9 @@ def test_without_validation_good_training_images_set_the_ranges(make_datamodule,
 def test_restoration_with_a_discriminator_compares_with_the_clean_images(monkeypatch) -> None:
     model = make_model(restoration=True)
     clean, seen = draw(4, (32, 32)), []
-    monkeypatch.setattr("anomalib_daad.lightning_model.relight", lambda images, *_: images)
+    monkeypatch.setattr("anomalib_daad.models.daad.lightning_model.relight", lambda images, *_: images)
     monkeypatch.setattr(
-        "anomalib_daad.lightning_model.corrupt",
+        "anomalib_daad.models.daad.lightning_model.corrupt",
         lambda images: CorruptedImages(-images, torch.ones_like(images[:, :1])),
     )
     model.model.autoencoder.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -14,10 +14,10 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
 from anomalib_daad import Daad
-from anomalib_daad.output_folder import read_table, write_table
-from anomalib_daad.speed import benchmark, inference, limit, peers, report, runtimes, timing, training
-from anomalib_daad.speed.benchmark import speed
-from anomalib_daad.torch_model import DaadModel
+from anomalib_daad.commands.shared.output_folder import read_table, write_table
+from anomalib_daad.commands.speed import benchmark, inference, limit, peers, report, runtimes, timing, training
+from anomalib_daad.commands.speed.benchmark import speed
+from anomalib_daad.models.daad.torch_model import DaadModel
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4}
 
@@ -178,7 +178,7 @@ def test_a_missing_openvino_is_one_sentence(monkeypatch, tmp_path) -> None:
 
 
 def test_the_command_says_it_in_one_line(tmp_path) -> None:
-    code = "from anomalib_daad.command_line import main; main()"
+    code = "from anomalib_daad.commands.command_line import main; main()"
     command = [sys.executable, "-c", code, "speed", "--output", str(tmp_path), "--runtimes", "[nosuch]"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2

@@ -12,13 +12,13 @@ from conftest import make_model
 from torch import nn
 
 from anomalib_daad import Daad, Mnad
-from anomalib_daad.autoencoder import MemoryAutoencoder
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.inference_model import for_inference
-from anomalib_daad.memory_loss import MemoryLoss, compactness, entropy, separateness, uniform_use
-from anomalib_daad.mnad_model import MnadModel
-from anomalib_daad.prototype_memory import PrototypeMemory
-from anomalib_daad.torch_model import DaadModel
+from anomalib_daad.components.autoencoder import MemoryAutoencoder
+from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.components.inference import for_inference
+from anomalib_daad.components.memory_loss import MemoryLoss, compactness, entropy, separateness, uniform_use
+from anomalib_daad.models.daad.torch_model import DaadModel
+from anomalib_daad.models.mnad.prototype_memory import PrototypeMemory
+from anomalib_daad.models.mnad.torch_model import MnadModel
 
 TINY = {"image_size": (32, 32), "num_items": 10, "base_channels": 4}
 

@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
-from anomalib_daad import Daad, lightning_base
-from anomalib_daad.lightning_base import random_flips, random_shifts
+from anomalib_daad import Daad
+from anomalib_daad.training import reconstruction_training as lightning_base
+from anomalib_daad.training.reconstruction_training import random_flips, random_shifts
 
 
 def weights(model: Daad) -> dict[str, torch.Tensor]:

@@ -15,12 +15,12 @@ from packaging.requirements import Requirement
 from safetensors import safe_open
 
 from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
-from anomalib_daad.compare.contestant import Contestant
-from anomalib_daad.compare.data import ComparedData
-from anomalib_daad.compare.finding import Finding
-from anomalib_daad.compare.report import load
-from anomalib_daad.compare.trial import Trial
-from anomalib_daad.inspection.checkpoint import load_model
+from anomalib_daad.commands.compare.contestant import Contestant
+from anomalib_daad.commands.compare.data import ComparedData
+from anomalib_daad.commands.compare.finding import Finding
+from anomalib_daad.commands.compare.report import load
+from anomalib_daad.commands.compare.trial import Trial
+from anomalib_daad.commands.inspect.checkpoint import load_model
 
 MODELS = {
     "daad_plus": lambda: make_model(),
@@ -132,7 +132,7 @@ def rewrite(path: Path, tensors=None, **metadata) -> None:
 
 def resign(path: Path) -> None:
     """Give a changed file the digest of what it holds now, as whoever knows the format can."""
-    from anomalib_daad.safetensors_model import _digest
+    from anomalib_daad.safetensors_file import _digest
 
     with safe_open(str(path), "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which model to pick, in sentences that a production engineer understands."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+
+from anomalib_daad.commands.shared.output_folder import Row
+
+from .finding import Finding
+from .measures import auroc, on_resample, resample
+from .progress import duration
+
+MARGIN = 0.02  # of the image AUROC: less is no reason to take the slower model
+FEW = 20  # test images of a kind: on fewer, one image more or less changes the advice
+CHANCE = 0.6  # image AUROC below which a model is of no use, whatever its mean is
+
+
+class Advice(NamedTuple):
+    """What to pick, and why.
+
+    Attributes:
+        choice (str | None): Name of the model; None where accuracy cannot be measured.
+        sentences (list[str]): Why, and at what cost.
+    """
+
+    choice: str | None
+    sentences: list[str]
+
+
+def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) -> Advice:
+    """Pick the fastest of the models that are as good as the most accurate one, as far as the test images tell.
+
+    Args:
+        findings (Mapping[str, Sequence[Finding]]): Of each model what it found on each data set, in the same order.
+        costs (Mapping[str, Row]): Of each model what it costs.
+
+    Returns:
+        Advice: The advice.
+    """
+    means = mean_aurocs(findings)
+    known = {name: value for name, value in means.items() if value is not None}
+    if not findings:
+        return Advice(None, ["No model finished on all data sets, so that none can be advised."])
+    if not known:
+        return Advice(
+            None,
+            [
+                "The test images are not both good and defective, so nothing here says which model finds defects; "
+                "only what the models cost is measured. Add some defective images to learn more.",
+                *_false_alarms(findings),
+            ],
+        )
+    best = max(known, key=lambda name: known[name])
+    ahead = {name: lead(findings[best], findings[name]) for name in known if name != best}
+    equals = [best, *(name for name, (_, high) in ahead.items() if high < MARGIN)]
+    unsure = [name for name, (low, high) in ahead.items() if low <= 0 and high >= MARGIN]
+    runtime = "openvino_ms" if all(costs.get(name, {}).get("openvino_ms") for name in equals) else "torch_ms"
+    times = {name: costs.get(name, {}).get(runtime) for name in known}
+    choice = min(equals, key=lambda name: (times[name] or np.inf, -known[name]))
+    tested = sum(len(finding.labels) for finding in findings[best])
+    sentences = [f"Pick {choice}: its image AUROC is {known[choice]:.3f} on {_count(findings[best])}."]
+    if choice != best:
+        sentences.append(
+            f"{best} has {known[best]:.3f}: on these test images no difference that matters, and {choice} is faster."
+        )
+    elif len(equals) > 1:
+        others = " and ".join(name for name in equals if name != choice)
+        sentences.append(f"{others} found as much on these test images, but it is the faster one.")
+    elif len(known) > 1:
+        second = max((name for name in known if name != best), key=lambda name: known[name])
+        sentences.append(f"The next best, {second}, has {known[second]:.3f}.")
+    useless = [it.trial.data.name for it in findings[choice] if (it.measures["auroc"] or 0) < CHANCE]
+    if useless:
+        elsewhere = [name for name in known if all((it.measures["auroc"] or 0) >= CHANCE for it in findings[name])]
+        instead = (
+            f"there, or everywhere, take {' or '.join(elsewhere)}" if elsewhere else "no model here is of use there"
+        )
+        sentences.append(f"But on {' and '.join(useless)} it does not tell good from defective: {instead}.")
+    if unsure:
+        sure_of = "it" if choice == best else best
+        sentences.append(
+            f"{tested} test images are too few to be sure that {sure_of} is better than {' and '.join(unsure)}."
+        )
+    if (count := min(min((~it.labels).sum(), it.labels.sum()) for it in findings[choice])) < FEW:
+        sentences.append(f"With {count} test images of a kind all this is a first hint: more of them may change it.")
+    sentences.append("Each model was trained once, with one seed.")
+    time = times[choice]
+    if time:
+        sentences.append(
+            f"It takes {time:.3g} ms for an image in {'OpenVINO' if runtime == 'openvino_ms' else 'PyTorch'}."
+        )
+        others_take = [f"{name} {_times(value / time)}" for name, value in times.items() if name != choice and value]
+        if others_take:
+            sentences.append(f"Others take: {', '.join(others_take)}.")
+    train = mean(finding.facts["train_seconds"] for finding in findings[choice])
+    sentences.append(f"It trained in {duration(train)} on {_images(findings[choice])} good images.")
+    return Advice(choice, sentences)
+
+
+def mean_aurocs(findings: Mapping[str, Sequence[Finding]]) -> dict[str, float | None]:
+    """Mean image AUROC of each model over the data sets.
+
+    Args:
+        findings (Mapping[str, Sequence[Finding]]): Of each model what it found on each data set.
+
+    Returns:
+        dict[str, float | None]: None where it could not be measured on all of them.
+    """
+    means: dict[str, float | None] = {}
+    for name, of_model in findings.items():
+        values = [value for finding in of_model if (value := finding.measures["auroc"]) is not None]
+        means[name] = mean(values) if values and len(values) == len(of_model) else None
+    return means
+
+
+def lead(first: Sequence[Finding], second: Sequence[Finding]) -> tuple[float, float]:
+    """By how much the first model's mean image AUROC is ahead.
+
+    Args:
+        first (Sequence[Finding]): What a model found on each data set.
+        second (Sequence[Finding]): What another found on the same, in the same order.
+
+    Returns:
+        tuple[float, float]: 95% bootstrap interval over the test images, both models on the same resamples.
+    """
+    differences = []
+    for seed, pair in enumerate(zip(first, second, strict=True)):
+        values = [
+            resample(finding.labels, on_resample(auroc, finding.labels, finding.scores), seed=seed) for finding in pair
+        ]
+        if values[0] is not None and values[1] is not None:
+            differences.append(values[0] - values[1])
+    low, high = np.quantile(np.mean(differences, axis=0), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    if len(findings) == 1:
+        labels = findings[0].labels
+        return f"{findings[0].trial.data.name} ({(~labels).sum()} good and {labels.sum()} defective test images)"
+    return f"average over {len(findings)} data sets"
+
+
+def _times(ratio: float) -> str:
+    return "about as long" if 0.95 < ratio < 1.05 else f"{ratio:.2g} times that"
+
+
+def _false_alarms(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """What good test images tell alone: how many of them are rejected."""
+    told = []
+    for name, of_model in findings.items():
+        known = [it for it in of_model if it.threshold is not None and not it.labels.any()]
+        count = sum(len(it.labels) for it in known)
+        if count:
+            told.append(f"{name} {sum(int((it.scores > it.threshold).sum()) for it in known)} of {count}")
+    return [f"Good test images rejected at the threshold: {', '.join(told)}."] if told else []
+
+
+def _images(findings: Sequence[Finding]) -> str:
+    counts = sorted({finding.facts["train_images"] for finding in findings})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

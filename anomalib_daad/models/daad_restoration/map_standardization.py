@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What good images show at each place of a map: a place is judged by that, as PaDiM judges features.
+
+Edges and borders are restored less well than flat regions, in good images as in defective ones. The mean and the
+deviation of each pixel, over the latest good images of training, say how much of a difference is usual there.
+
+Paper:
+    PaDiM: https://arxiv.org/abs/2011.08785
+
+Example:
+    >>> import torch
+    >>> standardization = MapStandardization(2, (64, 64)).train()
+    >>> for _ in range(10):
+    ...     standardized = standardization(5 + 2 * torch.randn(8, 2, 64, 64))
+    >>> standardized.shape
+    torch.Size([8, 2, 64, 64])
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from anomalib_daad.components.error_map import GaussianBlur
+
+HORIZON = 300  # latest images that count
+SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
+MIN_DEVIATION = 1e-6
+
+
+class Usual(NamedTuple):
+    """What is usual at each place of maps.
+
+    Attributes:
+        mean (torch.Tensor): Shape ``(1, K, H, W)``.
+        deviation (torch.Tensor): Positive, same shape.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+class MapStandardization(nn.Module):
+    """Subtract the mean that good images have at each pixel and divide by their deviation there.
+
+    The deviation of a pixel is averaged with that of the whole map, so that a place where nothing ever differed does
+    not count for more than all others. Like batch norm, it learns in training mode, from the maps it is given; unlike
+    batch norm, it standardises with what it has learnt in training mode too.
+
+    Args:
+        num_maps (int): Maps of each image, K.
+        size (tuple[int, int]): Height and width of the maps.
+
+    Attributes:
+        running_mean (torch.Tensor): Mean of each pixel over the latest images, shape ``(1, K, H, W)``.
+        running_var (torch.Tensor): Variance of each pixel over the latest images, same shape.
+        count (torch.Tensor): Images seen, a scalar.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, num_maps: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.blur = GaussianBlur(SIGMA)
+        self.register_buffer("running_mean", torch.zeros(1, num_maps, *size))
+        self.register_buffer("running_var", torch.ones(1, num_maps, *size))
+        self.register_buffer("count", torch.tensor(0.0))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Standardise maps, in training mode after learning from them.
+
+        Args:
+            maps (torch.Tensor): Maps, in training mode of good images, shape ``(B, K, H, W)``, float32.
+
+        Returns:
+            torch.Tensor: Standardised maps, same shape.
+        """
+        if self.training and len(maps):
+            self._learn(maps.detach())
+        usual = self.usual()
+        return (maps - usual.mean) / usual.deviation
+
+    def usual(self) -> Usual:
+        """Blur the statistics.
+
+        Returns:
+            Usual: What each place is judged by.
+        """
+        variance = self.blur(self.running_var)
+        deviation = (variance.sqrt() + variance.mean(dim=(2, 3), keepdim=True).sqrt()) / 2
+        return Usual(self.blur(self.running_mean), deviation.clamp_min(MIN_DEVIATION))
+
+    def _learn(self, maps: torch.Tensor) -> None:
+        self.count += len(maps)
+        share = len(maps) / self.count.clamp_max(max(HORIZON, len(maps)))
+        distance = maps.mean(dim=0, keepdim=True) - self.running_mean
+        variance = maps.var(dim=0, correction=0, keepdim=True) + (1 - share) * distance.square()
+        self.running_mean.add_(share * distance)
+        self.running_var.lerp_(variance, share)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""MNAD as an anomalib model: the reconstruction task, with memory or without.
+
+Built of DAAD's encoder and decoder, without skip connections, so that the two memories can be compared: what differs
+from MNAD's own code is the network (4x4 convolutions, 16x down-sampling in place of 8x).
+
+Paper:
+    Title: Learning Memory-guided Normality for Anomaly Detection
+    URL: https://arxiv.org/abs/2003.13228
+
+Example:
+    >>> from anomalib_daad import Mnad
+    >>> model = Mnad(image_size=(64, 64))
+    >>> model.model.memory.items.shape
+    torch.Size([10, 512])
+
+See Also:
+    :class:`anomalib_daad.models.mnad.torch_model.MnadModel`: the network and the score.
+    :class:`anomalib_daad.models.mnad.prototype_memory.PrototypeMemory`: the memory and its update.
+"""
+
+from typing import Any
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_daad.components.memory_loss import MemoryLoss
+from anomalib_daad.models.daad.loss import GeneratorTerms
+from anomalib_daad.models.daad.torch_model import Scores
+from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, seeded
+
+from .torch_model import MnadModel, MnadOutput, feature_distance, negative_psnr
+
+
+class Mnad(ReconstructionTraining, AnomalibModule):
+    """Learning Memory-guided Normality for Anomaly Detection, reconstruction task.
+
+    Args:
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by ``2**num_scales``.
+            Defaults to ``(256, 256)``.
+        num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
+        gamma (float): Weight of PSNR in the score, the paper's lambda, in [0, 1]. Defaults to ``0.7``.
+        memory_losses (dict[str, float] | None): Weights of the losses on the memory, see :class:`MemoryLoss`;
+            ``None`` is the paper's, 0.1 for compactness and separateness. The reproduction adds ``uniform_use``.
+            Defaults to ``None``.
+        learning_rate (float): Adam's learning rate at the start of its cosine schedule. Defaults to ``2e-5``.
+        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``False``.
+        seed (int | None): As for :class:`Daad`. Defaults to ``None``.
+        image_cache_gb (float): As for :class:`Daad`. Defaults to ``2.0``.
+        num_scales (int): Scales of the autoencoder. Defaults to ``4``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not divide.
+    """
+
+    model: MnadModel
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        num_items: int = 10,
+        gamma: float = 0.7,
+        memory_losses: dict[str, float] | None = None,
+        learning_rate: float = 2e-5,
+        flips: bool = False,
+        seed: int | None = None,
+        image_cache_gb: float = 2.0,
+        num_scales: int = 4,
+        base_channels: int = 64,
+        map_sigma: float = 4.0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        if num_items < 0 or learning_rate <= 0:
+            msg = f"num_items must not be negative and learning_rate positive, got {num_items} and {learning_rate}."
+            raise ValueError(msg)
+        with seeded(seed):
+            self.model = MnadModel(image_size, num_items, gamma, num_scales, base_channels, map_sigma).to(
+                memory_format=torch.channels_last
+            )
+        default = {"compactness": 0.1, "separateness": 0.1} if num_items > 1 else {"compactness": 0.1}
+        self.memory_loss = MemoryLoss(default if memory_losses is None else memory_losses)
+        self.learning_rate = learning_rate
+        self.flips = flips
+        self.seed = seed
+        self.image_cache_gb = image_cache_gb
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        """Configure Adam, with a cosine schedule over the steps that the trainer announces.
+
+        Returns:
+            Any: Optimizer and schedule, a dictionary.
+        """
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
+        steps = max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Train on one batch and advance the schedule.
+
+        Args:
+            batch (Batch): Good images in ``batch.image``, shape ``(B, 3, H, W)``, in [-1, 1].
+            batch_idx (int): Index of the batch.
+
+        Returns:
+            STEP_OUTPUT: The loss.
+        """
+        loss = super().training_step(batch, batch_idx)
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        return loss
+
+    def losses(self, images: torch.Tensor) -> TrainingLosses:
+        """Compute the loss, and let the memory move towards the queries, without gradient.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            TrainingLosses: The loss, a scalar; as scores the negative PSNR in place of R(x) and the feature distance
+            in place of L(x).
+        """
+        output: MnadOutput = self.model(images)
+        total = (images - output.reconstructions).square().mean() + self.memory_loss(output.reads)
+        distance = feature_distance(output.reads[0]) if output.reads else None
+        if self.model.memory is not None and self.training:
+            self.model.memory.update(output.reads[0].queries)
+        scores = Scores(negative_psnr(images, output.reconstructions), distance)
+        return TrainingLosses(GeneratorTerms(total, scores.reconstruction, None, distance), [total], scores)
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
+        """
+        return images, self.model.reconstruct(images).reconstructions
