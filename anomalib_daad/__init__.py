@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""DAAD for anomalib: block-wise memory anomaly detection learned from good images alone.
+"""Anomaly detection learned from good images alone, without pretrained weights, for anomalib.
+
+``DaadRestoration`` is the recommended detector; ``Daad`` is the paper's, with the systems of its tables; ``MemAe`` and
+``Mnad`` are its relatives.
 
 Example:
-    >>> from anomalib_daad import Daad
-    >>> model = Daad(image_size=(128, 128))
+    >>> from anomalib_daad import DaadRestoration
+    >>> model = DaadRestoration()
 """
 
-from anomalib_daad.data.demo_textures import DemoTextures
-from anomalib_daad.data.image_reading import read_image
-from anomalib_daad.data.one_class import OneClassCIFAR10, OneClassMNIST
-from anomalib_daad.models.daad.lightning_model import Daad
-from anomalib_daad.models.mnad.lightning_model import Mnad
-
-from .registration import register
+from .data.demo_textures import DemoTextures
+from .data.image_reading import read_image
+from .data.one_class import OneClassCIFAR10, OneClassMNIST
+from .models.daad import Daad
+from .models.daad_restoration import DaadRestoration
+from .models.memae import MemAe
+from .models.mnad import Mnad
+from .registration import MODELS, register
 from .safetensors_file import load_safetensors, save_safetensors
 
-register(Daad, Mnad, DemoTextures, OneClassMNIST, OneClassCIFAR10)
+register()
 
 __all__ = [
+    "MODELS",
     "Daad",
+    "DaadRestoration",
     "DemoTextures",
+    "MemAe",
     "Mnad",
     "OneClassCIFAR10",
     "OneClassMNIST",

@@ -25,11 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from anomalib_daad.models.daad.lightning_model import Daad
-from anomalib_daad.models.mnad.lightning_model import Mnad
+from .registration import MODELS, Model
 
-FORMAT = "1"
-_CLASSES = {"Daad": Daad, "Mnad": Mnad}
+FORMAT = "2"
 _SETTINGS = (
     "enable_normalization",
     "enable_thresholding",
@@ -41,11 +39,11 @@ _SETTINGS = (
 _MAY_BE_NAN = ("post_processor.", "model.score.")
 
 
-def save_safetensors(model: Daad | Mnad, path: str | Path) -> Path:
+def save_safetensors(model: Model, path: str | Path) -> Path:
     """Write a model to a file, whole or not at all.
 
     Args:
-        model (Daad | Mnad): Model, with its own pre-processor.
+        model (Model): Model, with its own pre-processor.
         path (str | Path): File to write.
 
     Returns:
@@ -55,8 +53,9 @@ def save_safetensors(model: Daad | Mnad, path: str | Path) -> Path:
         ValueError: If the model has a pre-processor of another kind, which would not be in the file.
     """
     name, path = type(model).__name__, Path(path)
-    if name not in _CLASSES or str(model.pre_processor) != str(_pre_processor(model)):
-        msg = f"Only a Daad or Mnad with its own pre-processor can be saved, got {name} with {model.pre_processor}."
+    if name not in MODELS or str(model.pre_processor) != str(_pre_processor(model)):
+        msg = f"Only {', '.join(MODELS)} with their own pre-processor can be saved, got {name} with "
+        msg += f"{model.pre_processor}."
         raise ValueError(msg)
     try:
         plugin = version("anomalib-daad")
@@ -79,14 +78,14 @@ def save_safetensors(model: Daad | Mnad, path: str | Path) -> Path:
     return path
 
 
-def load_safetensors(path: str | Path) -> Daad | Mnad:
+def load_safetensors(path: str | Path) -> Model:
     """Read a model from a file.
 
     Args:
         path (str | Path): File that :func:`save_safetensors` wrote.
 
     Returns:
-        Daad | Mnad: The model in evaluation mode, on the CPU.
+        Model: The model in evaluation mode, on the CPU.
 
     Raises:
         ValueError: If the file is not one, was changed or damaged, is of another format, or does not fit its own
@@ -100,9 +99,9 @@ def load_safetensors(path: str | Path) -> Daad | Mnad:
         msg = f"{path} is not a readable safetensors file: {error}."
         raise ValueError(msg) from error
     digest = metadata.pop("sha256", None)
-    if metadata.get("format") != FORMAT or metadata.get("model") not in _CLASSES:
+    if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
         msg = f"{path} is not a model that this version of anomalib-daad saved: its format is "
-        msg += f"{metadata.get('format')}, that of this version {FORMAT}; save it again with save_safetensors."
+        msg += f"{metadata.get('format')}, that of this version {FORMAT}; train the model again."
         raise ValueError(msg)
     if digest != _digest(tensors, metadata):
         msg = f"{path} was changed or damaged after it was saved; get the file again from where it came."
@@ -115,9 +114,9 @@ def load_safetensors(path: str | Path) -> Daad | Mnad:
     return model.eval()
 
 
-def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Daad | Mnad:
+def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Model:
     """Build the model that a file describes, after a look at its size."""
-    model_class = _CLASSES[metadata["model"]]
+    model_class = MODELS[metadata["model"]]
     try:
         arguments: dict[str, Any] = json.loads(metadata["arguments"])
         if unknown := arguments.keys() - signature(model_class).parameters.keys():

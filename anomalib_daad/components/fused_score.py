@@ -10,8 +10,22 @@ Example:
     tensor([0.5500])
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
+
+
+class Scores(NamedTuple):
+    """The two parts of the fused score, not yet scaled.
+
+    Attributes:
+        reconstruction (torch.Tensor): R(x), shape ``(B,)``.
+        alignment (torch.Tensor | None): L(x), or what a detector has in its place, shape ``(B,)``; None without.
+    """
+
+    reconstruction: torch.Tensor
+    alignment: torch.Tensor | None
 
 
 class FusedScore(nn.Module):

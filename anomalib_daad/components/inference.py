@@ -5,52 +5,51 @@
 Batch norm is folded into the convolutions. Items are kept in the order of channels_last features, so that blocks are
 cut from them in whole rows. The finest memory is read in image space: what it returns reaches the image through one
 transposed convolution alone, so its items go through that convolution once, here, and a block then reads a patch of
-the image with 3 channels in place of features with many. What maps are standardised by is blurred once.
+the image with 3 channels in place of features with many.
+What training learns beside the weights is settled.
 
 Example:
     >>> import torch
     >>> from anomalib_daad.models.daad.torch_model import DaadModel
-    >>> model = DaadModel(image_size=(64, 64), division_rates=(4, 4, 1), num_items=20, base_channels=8).eval()
+    >>> network = DaadModel(image_size=(64, 64), division_rates=(4, 4, 1), num_items=20, base_channels=8).eval()
     >>> images = torch.rand(2, 3, 64, 64) * 2 - 1
-    >>> torch.allclose(model(images).pred_score, for_inference(model)(images).pred_score, atol=1e-4)
+    >>> torch.allclose(network(images).pred_score, for_inference(network)(images).pred_score, atol=1e-4)
     True
 """
 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.functional import conv_transpose2d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from anomalib_daad.models.daad.torch_model import DaadModel
-from anomalib_daad.models.daad_restoration.map_standardization import MapStandardization, Usual
-
-from .autoencoder import UpConvolution
+from .autoencoder import MemoryAutoencoder
 from .block_memory import BlockMemory
+from .encoder_decoder import UpConvolution
+from .network import AnomalyNetwork
+
+Network = TypeVar("Network", bound=AnomalyNetwork)
 
 
-def for_inference(model: DaadModel) -> DaadModel:
-    """Rewrite a model for inference; the model itself stays as it is.
+def for_inference(network: Network) -> Network:
+    """Rewrite a network for inference; the network itself stays as it is.
 
     Args:
-        model (DaadModel): Trained model.
+        network (AnomalyNetwork): Trained network.
 
     Returns:
-        DaadModel: Model in evaluation mode with the same scores and maps, which cannot be trained.
+        AnomalyNetwork: Network in evaluation mode with the same scores and maps, which cannot be trained.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    _fold_batch_norm(model)
-    _rewrite_memories(model.autoencoder)
-    if isinstance(model.standardization, MapStandardization):
-        model.standardization = SettledStandardization(model.standardization.usual())
-    if model.placement is not None:
-        model.placement.is_settled = model.placement.is_known
-        model.placement = model.placement if model.placement.is_settled else None
-    return model.to(memory_format=torch.channels_last)
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    _fold_batch_norm(network)
+    for autoencoder in [module for module in network.modules() if isinstance(module, MemoryAutoencoder)]:
+        _rewrite_memories(autoencoder)
+    network.settle()
+    return network.to(memory_format=torch.channels_last)
 
 
 def _fold_batch_norm(model: nn.Module) -> None:
@@ -63,7 +62,7 @@ def _fold_batch_norm(model: nn.Module) -> None:
                 model.set_submodule(name, nn.Sequential(folded, *others))
 
 
-def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
+def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder whose parts change their types
     memories = [ChannelsLastMemory(m) if isinstance(m, BlockMemory) else m for m in autoencoder.memories]
     finest = autoencoder.memories[0]
     *hidden, last = autoencoder.decoder.scales
@@ -75,33 +74,6 @@ def _rewrite_memories(autoencoder: Any) -> None:  # a MemoryAutoencoder
             memories[0] = read
             autoencoder.decoder = ImageSpaceDecoder(hidden, from_decoder, convolution.bias.detach(), activation)
     autoencoder.memories = nn.ModuleList(memories)
-
-
-class SettledStandardization(nn.Module):
-    """Standardisation that learns no more.
-
-    Args:
-        usual (Usual): What each place of the maps is judged by.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(self, usual: Usual) -> None:
-        super().__init__()
-        self.register_buffer("mean", usual.mean)
-        self.register_buffer("deviation", usual.deviation)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Standardise maps.
-
-        Args:
-            maps (torch.Tensor): Maps, shape ``(B, K, H, W)``, float32.
-
-        Returns:
-            torch.Tensor: Standardised maps, same shape.
-        """
-        return (maps - self.mean) / self.deviation
 
 
 class ChannelsLastMemory(BlockMemory):

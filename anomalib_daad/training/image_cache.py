@@ -6,8 +6,61 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
+
+from .lightning_internals import loaders_of, restart_training_data
+
+
+class ImageCache(Callback):
+    """Keeps decoded images in memory in training. All models of this package have one, unless the trainer has its own.
+
+    Args:
+        max_gb (float): The most that training and validation images may take, in GB each; 0 keeps none.
+            Defaults to ``2.0``.
+
+    Raises:
+        ValueError: If it is negative.
+
+    Example:
+        >>> from anomalib.engine import Engine
+        >>> engine = Engine(callbacks=[ImageCache(max_gb=8)])
+    """
+
+    def __init__(self, max_gb: float = 2.0) -> None:
+        if max_gb < 0:
+            msg = f"max_gb must not be negative, got {max_gb}; 0 keeps no images."
+            raise ValueError(msg)
+        self.max_gb = max_gb
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the training images where they fit.
+
+        Args:
+            trainer (Trainer): Trainer.
+            pl_module (LightningModule): Not used.
+        """
+        del pl_module
+        self._keep(trainer.fit_loop)
+        restart_training_data(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the validation images, from the next validation of a training on.
+
+        Args:
+            trainer (Trainer): Trainer.
+            pl_module (LightningModule): Not used.
+        """
+        del pl_module
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._keep(trainer.fit_loop.epoch_loop.val_loop)
+
+    def _keep(self, loop: Any) -> None:
+        loaders = loaders_of(loop)
+        if loaders is not None:
+            loaders.flattened = cache_images(loaders.flattened, self.max_gb * 1e9)
 
 
 class CachedDataset(Dataset):

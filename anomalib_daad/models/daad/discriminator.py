@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomalib_daad.components.autoencoder import Encoder, initialize_weights, scale_channels
+from anomalib_daad.components.encoder_decoder import Encoder, initialize_weights, scale_channels
 
 MIN_SIZE = 4
 

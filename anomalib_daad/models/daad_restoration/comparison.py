@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learned comparison of an image and its reconstruction, as DRAEM's discriminative network: where is a defect?
+"""Learned comparison of an image and its restoration, as DRAEM's discriminative network: where is a defect?
 
 It learns from the corruptions that restoration training makes, whose places are known. It sees every image with the
 same mean and contrast, so that brighter or darker light is no defect to it.
@@ -10,7 +10,7 @@ Paper:
 
 Example:
     >>> import torch
-    >>> comparison = Comparison(base_channels=16)
+    >>> comparison = Comparison(num_scales=4)
     >>> comparison(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
     torch.Size([2, 1, 64, 64])
 """
@@ -18,45 +18,45 @@ Example:
 import torch
 from torch import nn
 
-from anomalib_daad.components.autoencoder import Decoder, Encoder, scale_channels
+from anomalib_daad.components.encoder_decoder import Decoder, Encoder, scale_channels
 
 from .detail import COLOURS
 from .light import light
 
-SCALES = 4
+BASE_CHANNELS = 16
 
 
 class Comparison(nn.Module):
-    """U-Net over image, reconstruction, their difference and its absolute value.
+    """U-Net over image, restoration, their difference and its absolute value.
 
     Args:
-        base_channels (int): Channels of the finest scale.
+        num_scales (int): Scales; height and width of the images are divisible by ``2**num_scales``.
     """
 
-    def __init__(self, base_channels: int) -> None:
+    def __init__(self, num_scales: int) -> None:
         super().__init__()
-        channels = scale_channels(base_channels, SCALES)
+        channels = scale_channels(BASE_CHANNELS, num_scales)
         # Zeros beyond the borders would leave corners less sure than anything inside that no corruption is there.
         self.encoder = Encoder(12, channels, "replicate")
         self.decoder = Decoder(channels, 1, activation=False, border="replicate")
         # Differences are small beside images.
         self.norm = nn.BatchNorm2d(12, affine=False)
 
-    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
         """Compare.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``; detail, as a fourth channel, is not looked
                 at.
-            reconstructions (torch.Tensor): Their reconstructions, same shape.
+            restorations (torch.Tensor): Their restorations, same shape.
 
         Returns:
             torch.Tensor: Logit of each pixel being defective, shape ``(B, 1, H, W)``, float32.
         """
-        images, reconstructions = images[:, :COLOURS].float(), reconstructions[:, :COLOURS].float()
+        images, restorations = images[:, :COLOURS].float(), restorations[:, :COLOURS].float()
         mean, contrast = light(images)
-        images, reconstructions = (images - mean) / contrast, (reconstructions - mean) / contrast
-        difference = images - reconstructions
+        images, restorations = (images - mean) / contrast, (restorations - mean) / contrast
+        difference = images - restorations
         # A network with the absolute value before its eyes learns several times as fast.
-        both = torch.cat([images, reconstructions, difference, difference.abs()], dim=1)  # (B, 12, H, W)
+        both = torch.cat([images, restorations, difference, difference.abs()], dim=1)  # (B, 12, H, W)
         return self.decoder(self.encoder(self.norm(both))).float()

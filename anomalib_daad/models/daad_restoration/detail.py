@@ -3,12 +3,12 @@
 """Images made smaller, without losing that there was detail: how much of it, pixel by pixel, is a fourth channel.
 
 A scratch one pixel wide is gone from an image a quarter of the size. What it leaves is that the image and the small
-one, enlarged again, differ there more than elsewhere. Networks of small images learn more in the same time (see
-docs/restoration.md); with the detail beside the colours they see fine defects too.
+one, enlarged again, differ there more than elsewhere. Networks of small images learn more in the same time;
+with the detail beside the colours they see fine defects too.
 
 Example:
     >>> import torch
-    >>> Downscale((256, 256), 4)(torch.rand(2, 3, 256, 256) * 2 - 1).shape
+    >>> Detail((256, 256), 4)(torch.rand(2, 3, 256, 256) * 2 - 1).shape
     torch.Size([2, 4, 64, 64])
 """
 
@@ -21,26 +21,17 @@ from anomalib_daad.components.resize import ExportableResize
 COLOURS = 3  # channels before the detail
 
 
-class Downscale(nn.Module):
+class Detail(nn.Module):
     """Resize images, and tell the root mean square of what that takes away.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images.
-        factor (int): How many times smaller they become, at least 2.
-
-    Raises:
-        ValueError: If the factor is less than 2 or does not divide the size.
+        factor (int): How many times smaller they become, at least 2; divides the size.
     """
 
     def __init__(self, image_size: tuple[int, int], factor: int) -> None:
         super().__init__()
         height, width = image_size
-        if factor < 2 or height % factor or width % factor:
-            msg = (
-                f"downscale must be 1, or at least 2 and a divisor of image_size {height}x{width}, got {factor}; "
-                "choose another of the two."
-            )
-            raise ValueError(msg)
         self.resize = ExportableResize((height // factor, width // factor))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Structural difference of two images: the multi-scale gradient magnitude similarity (MSGMS) of RIAD and FAIR.
+"""How an image and its restoration differ, pixel by pixel: structure of grey values, structure of detail, error.
 
-Edges that are in one image and not in the other count, brightness and blur of flat regions do not.
+Structure is the multi-scale gradient magnitude similarity (MSGMS) of RIAD and FAIR: edges that are in one image and not
+in the other count, brightness and blur of flat regions do not. The error is relative to the image's contrast.
 
 Papers:
     GMSD: https://arxiv.org/abs/1308.3052
@@ -10,9 +11,9 @@ Papers:
 
 Example:
     >>> import torch
-    >>> structure_map = StructureMap()
-    >>> structure_map(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
-    torch.Size([2, 1, 64, 64])
+    >>> images, restorations = torch.rand(2, 4, 64, 64), torch.rand(2, 4, 64, 64)
+    >>> StructureMaps()(images, restorations).shape, relative_error(images, restorations).shape
+    (torch.Size([2, 2, 64, 64]), torch.Size([2, 1, 64, 64]))
 """
 
 import torch
@@ -27,49 +28,47 @@ SCALES = 4
 DETAIL_CONTRAST = 0.4  # at which detail is compared: its own differs from product to product
 
 
-class StructureMap(nn.Module):
-    """One minus the similarity of the gradients' magnitudes, averaged over scales.
+class StructureMaps(nn.Module):
+    """One minus the similarity of the gradients' magnitudes, averaged over scales, of grey values and of detail.
 
     Args:
         scales (int): Resolutions to compare at, each half of the one before. Defaults to ``4``.
-        apart (bool): Return what differs in grey values and what in detail apart, in place of their mean. Defaults to
-            ``False``.
     """
 
     prewitt: torch.Tensor
 
-    def __init__(self, scales: int = SCALES, apart: bool = False) -> None:
+    def __init__(self, scales: int = SCALES) -> None:
         super().__init__()
-        self.apart = apart
         self.scales = scales
         across = torch.tensor([1.0, 0.0, -1.0]).expand(3, 3) / 3
         self.register_buffer("prewitt", torch.stack([across, across.T])[:, None], persistent=False)  # (2, 1, 3, 3)
 
-    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
         """Compare.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``, or with detail ``(B, 4, H, W)``.
-            reconstructions (torch.Tensor): Their reconstructions, same shape.
+            images (torch.Tensor): Images in [-1, 1] and their detail, shape ``(B, 4, H, W)``.
+            restorations (torch.Tensor): Their restorations, same shape.
 
         Returns:
-            torch.Tensor: Difference, shape ``(B, 1, H, W)``, in [0, 1], float32; with detail apart ``(B, 2, H, W)``.
+            torch.Tensor: Differences of grey values and of detail, shape ``(B, 2, H, W)``, in [0, 1], float32.
         """
-        grey = [self._grey(x) for x in (images.float(), reconstructions.float())]
-        if images.shape[1] == COLOURS:
-            return self._compare(*grey)
+        grey = [x[:, :COLOURS].mean(dim=1, keepdim=True) / 2 for x in (images.float(), restorations.float())]
         mean, contrast = (x[:, COLOURS:] for x in light(images.float()))
-        detail = [(x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in (images, reconstructions)]
-        both = self._compare(*(torch.cat(pair) for pair in zip(grey, detail, strict=True)))  # (2 B, 1, H, W)
-        apart = torch.cat(both.unflatten(0, (2, -1)).unbind(), dim=1)  # (B, 2, H, W)
-        return apart if self.apart else apart.mean(dim=1, keepdim=True)
+        detail = [(x[:, COLOURS:] - mean) / contrast * (DETAIL_CONTRAST / 2) for x in (images, restorations)]
+        both = self.compare(*(torch.cat(pair) for pair in zip(grey, detail, strict=True)))  # (2 B, 1, H, W)
+        return torch.cat(both.unflatten(0, (2, -1)).unbind(), dim=1)
 
-    @staticmethod
-    def _grey(images: torch.Tensor) -> torch.Tensor:
-        return images[:, :COLOURS].mean(dim=1, keepdim=True) / 2
+    def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Compare images of one channel.
 
-    def _compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Compare images of one channel, in units of grey values in [0, 1], shape ``(B, 1, H, W)``."""
+        Args:
+            first (torch.Tensor): Images in units of grey values in [0, 1], shape ``(B, 1, H, W)``, float32.
+            second (torch.Tensor): Others, same shape.
+
+        Returns:
+            torch.Tensor: Difference, same shape, in [0, 1].
+        """
         size = first.shape[-2:]
         pair = torch.cat([first, second])  # (2 B, 1, H, W)
         total = torch.zeros_like(first)
@@ -83,3 +82,19 @@ class StructureMap(nn.Module):
     def _gradient(self, grey: torch.Tensor) -> torch.Tensor:
         slopes = conv2d(pad(grey, (1, 1, 1, 1), "replicate"), self.prewitt)  # (B, 2, H, W)
         return (slopes.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+
+
+def relative_error(images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
+    """Absolute error of each pixel, averaged over the colours, relative to the contrast of its image.
+
+    Args:
+        images (torch.Tensor): Images in [-1, 1] and their detail, shape ``(B, 4, H, W)``; the error of detail, relative
+            to its own contrast, is added.
+        restorations (torch.Tensor): Their restorations, same shape.
+
+    Returns:
+        torch.Tensor: Error, shape ``(B, 1, H, W)``, in standard deviations of the image, float32.
+    """
+    images = images.float()
+    error = (images - restorations.float()).abs() / light(images).contrast
+    return error[:, :COLOURS].mean(dim=1, keepdim=True) + error[:, COLOURS:].sum(dim=1, keepdim=True)

@@ -16,6 +16,7 @@ import torch
 
 from .detail import COLOURS
 
+CONTRAST = 0.4  # that all images are seen with
 MIN_CONTRAST = 0.02  # standard deviation of an image in [-1, 1], below which it counts as flat
 MIN_DETAIL_CONTRAST = 0.01  # the same of its detail
 
@@ -31,6 +32,33 @@ class Light(NamedTuple):
 
     mean: torch.Tensor
     contrast: torch.Tensor
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What images are divided by to have equal contrast, same shape."""
+        return self.contrast / CONTRAST
+
+    def take(self, images: torch.Tensor) -> torch.Tensor:
+        """Take the light from images: all then have the same mean and contrast.
+
+        Args:
+            images (torch.Tensor): Images whose light it is, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Same shape and type.
+        """
+        return ((images - self.mean) / self.scale).to(images.dtype)
+
+    def give(self, images: torch.Tensor) -> torch.Tensor:
+        """Give images of equal light this light back: more or less light is then no defect.
+
+        Args:
+            images (torch.Tensor): Images without light, shape ``(B, C, H, W)``.
+
+        Returns:
+            torch.Tensor: Same shape.
+        """
+        return images * self.scale + self.mean
 
 
 def light(images: torch.Tensor) -> Light:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomalib_daad.components.error_map import GaussianBlur
+from anomalib_daad.components.gaussian_blur import GaussianBlur
 
 HORIZON = 300  # latest images that count
 SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
@@ -100,3 +100,30 @@ class MapStandardization(nn.Module):
         variance = maps.var(dim=0, correction=0, keepdim=True) + (1 - share) * distance.square()
         self.running_mean.add_(share * distance)
         self.running_var.lerp_(variance, share)
+
+
+class SettledStandardization(nn.Module):
+    """Standardisation that learns no more, for exports.
+
+    Args:
+        usual (Usual): What each place of the maps is judged by.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, usual: Usual) -> None:
+        super().__init__()
+        self.register_buffer("mean", usual.mean)
+        self.register_buffer("deviation", usual.deviation)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Standardise maps.
+
+        Args:
+            maps (torch.Tensor): Maps, shape ``(B, K, H, W)``, float32.
+
+        Returns:
+            torch.Tensor: Standardised maps, same shape.
+        """
+        return (maps - self.mean) / self.deviation

@@ -187,3 +187,17 @@ def move(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> tor
     from_columns = (torch.arange(width, device=images.device) - columns[:, None]).clamp(0, width - 1)  # (B, W)
     moved = images.gather(2, from_rows[:, None, :, None].expand(-1, channels, -1, width))
     return moved.gather(3, from_columns[:, None, None, :].expand(-1, channels, height, -1))
+
+
+def random_shifts(images: torch.Tensor, most: int) -> torch.Tensor:
+    """Move each image at random, by whole pixels, all movements alike likely.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        most (int): Most pixels that an image is moved in rows and in columns.
+
+    Returns:
+        torch.Tensor: Moved images, same shape, with their borders repeated.
+    """
+    rows, columns = torch.randint(-most, most + 1, (2, len(images)), device=images.device)
+    return move(images, rows, columns)

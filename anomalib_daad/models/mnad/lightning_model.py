@@ -23,43 +23,38 @@ See Also:
 from typing import Any
 
 import torch
-from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_daad.components.memory_loss import MemoryLoss
-from anomalib_daad.models.daad.loss import GeneratorTerms
-from anomalib_daad.models.daad.torch_model import Scores
-from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, seeded
+from anomalib_daad.training.randomness import seeded
+from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
 
-from .torch_model import MnadModel, MnadOutput, feature_distance, negative_psnr
+from .torch_model import MnadModel
+
+WEIGHT = 0.1  # of compactness and separateness
 
 
 class Mnad(ReconstructionTraining, AnomalibModule):
     """Learning Memory-guided Normality for Anomaly Detection, reconstruction task.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by ``2**num_scales``.
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16.
             Defaults to ``(256, 256)``.
         num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
         gamma (float): Weight of PSNR in the score, the paper's lambda, in [0, 1]. Defaults to ``0.7``.
-        memory_losses (dict[str, float] | None): Weights of the losses on the memory, see :class:`MemoryLoss`;
-            ``None`` is the paper's, 0.1 for compactness and separateness. The reproduction adds ``uniform_use``.
-            Defaults to ``None``.
+        uniform_use (float): Weight of the reproduction's additional loss, that all items are used alike, beside the
+            paper's compactness and separateness. Defaults to ``0.0``.
         learning_rate (float): Adam's learning rate at the start of its cosine schedule. Defaults to ``2e-5``.
         flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``False``.
-        seed (int | None): As for :class:`Daad`. Defaults to ``None``.
-        image_cache_gb (float): As for :class:`Daad`. Defaults to ``2.0``.
-        num_scales (int): Scales of the autoencoder. Defaults to ``4``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
-        map_sigma (float): Blur of the anomaly map, in pixels at ``image_size``. Defaults to ``4.0``.
+        seed (int | None): As for :class:`Daad`. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
-        evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
 
     Raises:
@@ -73,14 +68,11 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         image_size: tuple[int, int] = (256, 256),
         num_items: int = 10,
         gamma: float = 0.7,
-        memory_losses: dict[str, float] | None = None,
+        uniform_use: float = 0.0,
         learning_rate: float = 2e-5,
         flips: bool = False,
-        seed: int | None = None,
-        image_cache_gb: float = 2.0,
-        num_scales: int = 4,
         base_channels: int = 64,
-        map_sigma: float = 4.0,
+        seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -92,20 +84,17 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        if num_items < 0 or learning_rate <= 0:
-            msg = f"num_items must not be negative and learning_rate positive, got {num_items} and {learning_rate}."
+        if num_items < 0 or learning_rate <= 0 or uniform_use < 0:
+            msg = "num_items and uniform_use must not be negative and learning_rate positive, got "
+            msg += f"{num_items}, {uniform_use} and {learning_rate}."
             raise ValueError(msg)
         with seeded(seed):
-            self.model = MnadModel(image_size, num_items, gamma, num_scales, base_channels, map_sigma).to(
-                memory_format=torch.channels_last
-            )
-        default = {"compactness": 0.1, "separateness": 0.1} if num_items > 1 else {"compactness": 0.1}
-        self.memory_loss = MemoryLoss(default if memory_losses is None else memory_losses)
+            self.model = MnadModel(image_size, num_items, gamma, base_channels).to(memory_format=torch.channels_last)
+        second = {"separateness": WEIGHT} if num_items > 1 else {}  # it needs a second item
+        self.memory_loss = MemoryLoss({"compactness": WEIGHT, **second, "uniform_use": uniform_use})
         self.learning_rate = learning_rate
         self.flips = flips
         self.seed = seed
-        self.image_cache_gb = image_cache_gb
-        self.automatic_optimization = False
 
     def configure_optimizers(self) -> Any:
         """Configure Adam, with a cosine schedule over the steps that the trainer announces.
@@ -117,20 +106,6 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         steps = max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Train on one batch and advance the schedule.
-
-        Args:
-            batch (Batch): Good images in ``batch.image``, shape ``(B, 3, H, W)``, in [-1, 1].
-            batch_idx (int): Index of the batch.
-
-        Returns:
-            STEP_OUTPUT: The loss.
-        """
-        loss = super().training_step(batch, batch_idx)
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        return loss
-
     def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute the loss, and let the memory move towards the queries, without gradient.
 
@@ -141,13 +116,12 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             TrainingLosses: The loss, a scalar; as scores the negative PSNR in place of R(x) and the feature distance
             in place of L(x).
         """
-        output: MnadOutput = self.model(images)
+        output = self.model.reconstruct_for_losses(images)
         total = (images - output.reconstructions).square().mean() + self.memory_loss(output.reads)
-        distance = feature_distance(output.reads[0]) if output.reads else None
+        scores = self.model.compare(images, output)
         if self.model.memory is not None and self.training:
             self.model.memory.update(output.reads[0].queries)
-        scores = Scores(negative_psnr(images, output.reconstructions), distance)
-        return TrainingLosses(GeneratorTerms(total, scores.reconstruction, None, distance), [total], scores)
+        return TrainingLosses([total], scores, {"train_rec": scores.reconstruction.mean()})
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruct images.

@@ -12,16 +12,13 @@ Example:
 from typing import NamedTuple
 
 import torch
-from anomalib.data import InferenceBatch
-from torch import nn
 
-from anomalib_daad.components.autoencoder import Decoder, Encoder, check_image_size, initialize_weights, scale_channels
 from anomalib_daad.components.block_memory import MemoryRead
-from anomalib_daad.components.error_map import AnomalyMap
-from anomalib_daad.components.finite_input import flag_not_finite
-from anomalib_daad.components.fused_score import FusedScore
-from anomalib_daad.components.precision import full_precision
-from anomalib_daad.models.daad.torch_model import Scores, check_images
+from anomalib_daad.components.encoder_decoder import Decoder, Encoder, initialize_weights, scale_channels
+from anomalib_daad.components.error_map import ErrorMap
+from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.image_size import refuse_image_size
+from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
 
 from .prototype_memory import PrototypeMemory
 
@@ -38,70 +35,76 @@ class MnadOutput(NamedTuple):
     reads: list[MemoryRead]
 
 
-class MnadModel(nn.Module):
+class MnadModel(AnomalyNetwork):
     """MNAD for the reconstruction task, with its memory or without.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images. Defaults to ``(256, 256)``.
         num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
         gamma (float): Weight of PSNR in the score, the paper's lambda. Defaults to ``0.7``.
-        num_scales (int): Scales of the autoencoder. Defaults to ``4``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
-        map_sigma (float): Blur of the anomaly map in pixels. Defaults to ``4.0``.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
     """
+
+    wording = Wording(
+        made="rebuilt",
+        anomaly_map="the blurred squared error",
+        reconstruction="the negative peak signal-to-noise ratio of the reconstruction",
+        alignment="the mean distance of its features from the memory",
+    )
 
     def __init__(
         self,
         image_size: tuple[int, int] = (256, 256),
         num_items: int = 10,
         gamma: float = 0.7,
-        num_scales: int = 4,
         base_channels: int = 64,
-        map_sigma: float = 4.0,
     ) -> None:
-        super().__init__()
-        check_image_size(image_size, None, num_scales)
-        self.image_size = tuple(image_size)
-        self.num_scales = num_scales
-        channels = scale_channels(base_channels, num_scales)
+        super().__init__(image_size, gamma)
+        down = 2**self.num_scales
+        refuse_image_size(self.image_size, (down, down), f"the {down}x down-sampling")
+        channels = scale_channels(base_channels, self.num_scales)
         self.encoder = Encoder(3, channels)
         self.memory = PrototypeMemory(channels[-1], num_items) if num_items else None
         self.decoder = Decoder(channels, 3, skips=False, bottleneck=(1 + (num_items > 0)) * channels[-1])
         self.apply(initialize_weights)
-        self.score = FusedScore(gamma)
-        self.anomaly_map = AnomalyMap(map_sigma)
+        self.error_map = ErrorMap()
 
-    def forward(self, images: torch.Tensor) -> MnadOutput | InferenceBatch:
-        """Reconstruct and judge images.
+    def reconstruct_for_losses(self, images: torch.Tensor) -> MnadOutput:
+        """Reconstruct images, and tell what the memory did.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            MnadOutput: Reconstructions and reads.
+        """
+        return self.reconstruct(images)
+
+    def judge(self, images: torch.Tensor) -> Judgement:
+        """Score images by PSNR and by the distance of their features from the memory, and map the error.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            MnadOutput | InferenceBatch: In training what the losses need; in evaluation the score, shape ``(B,)``,
-            and the anomaly map, shape ``(B, 1, H, W)``, without gradient.
-
-        Raises:
-            ValueError: If the images do not have the size that the model was built for.
+            Judgement: Scores and maps.
         """
-        check_images(images, (3, *self.image_size))
-        if self.training:
-            return self.reconstruct(images)
-        if torch.compiler.is_compiling():
-            return self._infer(images)
-        with torch.no_grad(), full_precision(images):
-            return self._infer(images)
-
-    def _infer(self, images: torch.Tensor) -> InferenceBatch:
         output = self.reconstruct(images)
-        return flag_not_finite(
-            images,
-            score=self.score(*_compare(images, output)),
-            anomaly_map=self.anomaly_map(images, output.reconstructions),
-        )
+        return Judgement(self.compare(images, output), self.error_map(images, output.reconstructions))
+
+    def explain(self, images: torch.Tensor) -> Explanation:
+        """Reconstruct images, and tell what the memory did.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Explanation: Images, reconstructions and reads.
+        """
+        return Explanation(images, *self.reconstruct(images))
 
     def reconstruct(self, images: torch.Tensor) -> MnadOutput:
         """Reconstruct images, and tell what the memory did.
@@ -118,26 +121,18 @@ class MnadModel(nn.Module):
         read = self.memory.read(features)
         return MnadOutput(self.decoder([read.features]), [read])
 
-    def scores(self, images: torch.Tensor) -> Scores:
-        """Compute the two parts of the score, in full precision also under autocast.
+    def compare(self, images: torch.Tensor, output: MnadOutput) -> Scores:
+        """Score images by what was made of them.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            output (MnadOutput): Their reconstructions, and what the memory did.
 
         Returns:
-            Scores: Negative PSNR, and the distance of the queries from the memory, of each image, not scaled.
-
-        Raises:
-            ValueError: If the images do not have the size that the model was built for.
+            Scores: Negative PSNR, and the distance of the queries from the memory, None without one.
         """
-        check_images(images, (3, *self.image_size))
-        with full_precision(images):
-            return _compare(images, self.reconstruct(images))
-
-
-def _compare(images: torch.Tensor, output: MnadOutput) -> Scores:
-    distance = feature_distance(output.reads[0]) if output.reads else None
-    return Scores(negative_psnr(images, output.reconstructions), distance)
+        distance = feature_distance(output.reads[0]) if output.reads else None
+        return Scores(negative_psnr(images, output.reconstructions), distance)
 
 
 def negative_psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:

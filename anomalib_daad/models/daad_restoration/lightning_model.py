@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The recommended detector as an anomalib model: corrupt good images, restore them, compare.
+
+Learns from good images alone, without pretrained weights and without images from elsewhere: the network learns to
+restore good images that were corrupted with pieces of other good images, a small one to compare an image with its
+restoration. What it cannot restore is anomalous.
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_daad import DaadRestoration
+
+    >>> datamodule = MVTecAD(category="bottle", train_batch_size=8)
+    >>> Engine().train(DaadRestoration(), datamodule=datamodule)  # 3000 steps  # doctest: +SKIP
+
+See Also:
+    :class:`anomalib_daad.models.daad_restoration.torch_model.RestorationModel`: the networks and the score.
+    :mod:`anomalib_daad.models.daad_restoration.corruption`: what training has to undo.
+"""
+
+from typing import Any
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LambdaLR
+
+from anomalib_daad.components.distance import sample_distance
+from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.precision import full_precision
+from anomalib_daad.training.distributed import gather
+from anomalib_daad.training.randomness import seeded
+from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, evaluating
+
+from .corruption import corrupt, relight
+from .muon import Muon
+from .placement import random_shifts
+from .schedule import Schedule
+from .torch_model import Maps, RestorationModel, Restored
+
+LAMBDA_REC = 50.0
+LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that training varies
+
+
+class DaadRestoration(ReconstructionTraining, AnomalibModule):
+    """Restoration training with block-wise memories, for parts and surfaces of which only good images are known.
+
+    A training takes 3000 steps of 8 images unless the trainer is given ``max_steps``, ``max_epochs`` or ``max_time``.
+    Training images are moved at random by up to half of ``downscale`` pixels.
+
+    Args:
+        image_size (tuple[int, int]): Height and width that images are resized to, multiples of 16 times ``downscale``,
+            64 by default. Defaults to ``(256, 256)``.
+        downscale (int): The networks see images so many times smaller, 2, 4 or 8, and how much detail that took away.
+            Defaults to ``4``.
+        base_channels (int): Channels of the autoencoder's finest scale; 32 costs half of 64 and is as good for parts
+            that look alike. Defaults to ``64``.
+        placement_radius (int): Each image is judged where it is restored better, within so many pixels of what the
+            networks see, if training images have a place of their own; 0 for as it is. Defaults to ``2``.
+        learning_rate (float): Adam's learning rate at the height of its schedule, which Muon's is a multiple of.
+            Defaults to ``2e-3``.
+        seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, so
+            that a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
+            Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If an argument is out of range or the image size does not fit.
+
+    Example:
+        >>> model = DaadRestoration(image_size=(128, 192), base_channels=32)
+        >>> model.model.autoencoder.memories[0].division_rates
+        (4, 6, 1)
+    """
+
+    model: RestorationModel
+    default_steps = 3000
+    calibrates_on_good = True
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        downscale: int = 4,
+        base_channels: int = 64,
+        placement_radius: int = 2,
+        learning_rate: float = 2e-3,
+        seed: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        if learning_rate <= 0:
+            msg = f"learning_rate must be positive, got {learning_rate}."
+            raise ValueError(msg)
+        with seeded(seed):
+            model = RestorationModel(image_size, downscale, base_channels, placement_radius)
+            self.model = model.to(memory_format=torch.channels_last)
+        self.learning_rate = learning_rate
+        self.most_shift = downscale // 2
+        self.seed = seed
+
+    def configure_optimizers(self) -> Any:
+        """Configure Muon for both networks, with a schedule over the length of the training.
+
+        Returns:
+            Any: Optimizer and schedule, a list of each.
+        """
+        networks = nn.ModuleList([self.model.autoencoder, self.model.comparison])
+        transposed = [layer.weight for layer in networks.modules() if isinstance(layer, nn.ConvTranspose2d)]
+        optimizer = Muon(networks.parameters(), lr=self.learning_rate, transposed=transposed)
+        return [optimizer], [LambdaLR(optimizer, Schedule(self.trainer))]
+
+    def losses(self, images: torch.Tensor) -> TrainingLosses:
+        """Compute the loss: of restorations at equal contrast (eq. 4), and of the comparison.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            TrainingLosses: One loss; the scores are those of the images that were not corrupted.
+        """
+        seen = self.model.detail(random_shifts(images, self.most_shift))
+        good = relight(seen, *LIGHT)
+        corrupted, masks = corrupt(good)
+        output = self.model.restore_and_compare(corrupted)
+        scale = output.light.scale  # images of little contrast weigh as much as others
+        error = sample_distance(good / scale, output.restorations / scale)
+        total = LAMBDA_REC * error.mean() + binary_cross_entropy_with_logits(output.defects, masks)
+        logged = {"train_rec": sample_distance(good, output.restorations).mean()}
+        return TrainingLosses([total], self._scores_of_good(good, output, masks), logged)
+
+    @torch.no_grad()
+    def _scores_of_good(self, good: torch.Tensor, output: Restored, masks: torch.Tensor) -> Scores:
+        """Score the images that were not corrupted, whose maps are learnt from."""
+        kept = masks.flatten(1).amax(dim=1) == 0
+        with full_precision(good):
+            maps = self.model.maps(good[kept], output.restorations[kept], output.defects[kept])
+        return Maps(*maps.split(1, dim=1)).scores()
+
+    def before_calibration(self) -> None:
+        """Measure on the latest training images whether parts have a place of their own."""
+        if self.model.placement is None or self._latest_images is None:
+            return
+        seen = self.model.detail(self._latest_images)
+        with evaluating(self.model):
+            growth = self.model.placement.measure_growth(seen, self.model.restore)
+        self.model.placement.growth.copy_(gather(growth).median())
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Restore images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: Images as the networks see them, and their restorations, of the same
+            shape.
+        """
+        seen = self.model.detail(images)
+        return seen, self.model.restore(seen)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The recommended detector as a plain PyTorch module: place, restore, map, score.
+
+Example:
+    >>> import torch
+    >>> network = RestorationModel(image_size=(128, 128), base_channels=8).eval()
+    >>> batch = network(torch.rand(2, 3, 128, 128) * 2 - 1)
+    >>> batch.pred_score.shape, batch.anomaly_map.shape
+    (torch.Size([2]), torch.Size([2, 1, 128, 128]))
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from anomalib_daad.components.autoencoder import MemoryAutoencoder, memory_of
+from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.gaussian_blur import GaussianBlur, maximum
+from anomalib_daad.components.image_size import count_scales, refuse_image_size
+from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
+
+from .comparison import Comparison
+from .detail import COLOURS, Detail
+from .difference_maps import StructureMaps, relative_error
+from .light import Light, light
+from .map_standardization import MapStandardization, SettledStandardization
+from .placement import Placed, PlacementSearch
+
+GAMMA = 0.5
+NUM_ITEMS = 500
+DOWNSCALES = (2, 4, 8)
+UNIT = 16  # pixels that the networks' image is a multiple of: the down-sampling of their autoencoder
+BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks' image
+ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
+
+
+class Restored(NamedTuple):
+    """Images, as the networks see them, and what the networks make of them in training.
+
+    Attributes:
+        restorations (torch.Tensor): Shape ``(B, 4, h, w)``, colours about in [-1, 1], and detail.
+        light (Light): Light of the images, which the restorations have too.
+        defects (torch.Tensor): What the learned comparison says, logits, shape ``(B, 1, h, w)``.
+    """
+
+    restorations: torch.Tensor
+    light: Light
+    defects: torch.Tensor
+
+
+class Maps(NamedTuple):
+    """How images and their restorations differ, standardised: 0 is what good images have there, 1 their deviation.
+
+    Attributes:
+        structure (torch.Tensor): Structure of grey values, shape ``(B, 1, h, w)``.
+        detail (torch.Tensor): Structure of detail, same shape.
+        comparison (torch.Tensor): What the learned comparison says, same shape.
+        error (torch.Tensor): Error relative to contrast, same shape.
+    """
+
+    structure: torch.Tensor
+    detail: torch.Tensor
+    comparison: torch.Tensor
+    error: torch.Tensor
+
+    def scores(self) -> Scores:
+        """Score each image by the strongest points of its maps.
+
+        Returns:
+            Scores: R(x), the mean over structure, detail and error, and in L(x)'s place that of the comparison.
+        """
+        return Scores(maximum(torch.cat([self.structure, self.detail, self.error], dim=1)), maximum(self.comparison))
+
+
+class RestorationModel(AnomalyNetwork):
+    """Restores images from memory, compares them with their restorations, and scores the strongest differences.
+
+    Args:
+        image_size (tuple[int, int]): Height and width of the images, multiples of 16 times ``downscale``.
+            Defaults to ``(256, 256)``.
+        downscale (int): The networks see images so many times smaller, 2, 4 or 8, and how much detail that took away,
+            see :class:`Detail`. Defaults to ``4``.
+        base_channels (int): Channels of the autoencoder's finest scale. Defaults to ``64``.
+        placement_radius (int): Each image is judged where it is restored better, within so many pixels of what the
+            networks see, if training images have a place of their own, see :class:`PlacementSearch`; 0 for as it is.
+            Defaults to ``2``.
+
+    Raises:
+        ValueError: If an argument is out of range or the size does not fit.
+    """
+
+    wording = Wording(
+        made="restored",
+        anomaly_map=(
+            "the differences in structure and error, and what the learned comparison says, each in units of what good "
+            "images have at that place"
+        ),
+        reconstruction="the mean of the strongest differences of image and restoration in structure, detail and error",
+        alignment="the strongest point of their learned comparison",
+    )
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        downscale: int = 4,
+        base_channels: int = 64,
+        placement_radius: int = 2,
+    ) -> None:
+        super().__init__(image_size, GAMMA)
+        if downscale not in DOWNSCALES:
+            msg = f"downscale must be one of {DOWNSCALES}, got {downscale}: the networks see images so many times "
+            msg += "smaller than image_size; 4 suits images of 256 px, 2 those whose defects are a pixel or two wide."
+            raise ValueError(msg)
+        unit = UNIT * downscale
+        refuse_image_size(self.image_size, (unit, unit), f"{UNIT} times downscale {downscale}")
+        height, width = self.image_size[0] // downscale, self.image_size[1] // downscale
+        self.num_scales = count_scales((height, width))
+        rates = (height >> self.num_scales, width >> self.num_scales, 1)  # each pixel of the bottleneck is a block
+        self.detail = Detail(self.image_size, downscale)
+        self.autoencoder = MemoryAutoencoder(
+            (height, width),
+            rates,
+            memory_of(NUM_ITEMS),
+            base_channels,
+            in_channels=COLOURS + 1,
+            activation=False,
+        )
+        self.comparison = Comparison(self.num_scales)
+        self.structure = StructureMaps()
+        self.blur = GaussianBlur(BLUR * min(height, width))
+        self.placement = PlacementSearch(placement_radius) if placement_radius else None
+        self.standardization: nn.Module = MapStandardization(len(Maps._fields), (height, width))
+
+    def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
+        """Restore images and compare them, as training does with corrupted ones.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Restored: What the losses need.
+        """
+        return self.restore_and_compare(self.detail(images))
+
+    def restore_and_compare(self, seen: torch.Tensor) -> Restored:
+        """Restore images and compare them, which does not train the autoencoder.
+
+        Args:
+            seen (torch.Tensor): Images as the networks see them, shape ``(B, 4, h, w)``.
+
+        Returns:
+            Restored: Restorations, and what the comparison says.
+        """
+        own = light(seen.float())
+        restorations = own.give(self.autoencoder(own.take(seen)))
+        return Restored(restorations, own, self.comparison(seen, restorations.detach()))
+
+    def restore(self, seen: torch.Tensor) -> torch.Tensor:
+        """Restore images at equal light, and give them their own light back.
+
+        Args:
+            seen (torch.Tensor): Images as the networks see them, shape ``(B, 4, h, w)``.
+
+        Returns:
+            torch.Tensor: Restorations, same shape.
+        """
+        own = light(seen.float())
+        return own.give(self.autoencoder(own.take(seen)))
+
+    def place(self, images: torch.Tensor) -> Placed:
+        """Move images to where they are judged, and restore them there.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Placed: Images as the networks see them, unmoved unless there is a search and parts have a place.
+        """
+        seen = self.detail(images)
+        if self.placement is None or not self.placement.is_known:
+            return Placed(seen, self.restore(seen))
+        return self.placement(seen, self.restore)
+
+    def maps(self, seen: torch.Tensor, restorations: torch.Tensor, defects: torch.Tensor) -> torch.Tensor:
+        """Map how images and restorations differ; in training mode good images, whose maps are learnt from.
+
+        Args:
+            seen (torch.Tensor): Images as the networks see them, shape ``(B, 4, h, w)``.
+            restorations (torch.Tensor): Their restorations, same shape.
+            defects (torch.Tensor): What the learned comparison says of them, shape ``(B, 1, h, w)``.
+
+        Returns:
+            torch.Tensor: The maps, blurred and standardised, shape ``(B, 4, h, w)``, in the order of :class:`Maps`.
+        """
+        found = [self.structure(seen, restorations), defects, relative_error(seen, restorations)]
+        return self.standardization(self.blur(torch.cat(found, dim=1)))
+
+    def judge(self, images: torch.Tensor) -> Judgement:
+        """Score images by the strongest differences, each image where its part belongs, and map them.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Judgement: Scores and maps.
+        """
+        placed = self.place(images)
+        defects = self.comparison(placed.images, placed.restorations)
+        maps = Maps(*placed.back(self.maps(placed.images, placed.restorations, defects)).split(1, dim=1))
+        anomaly_map = (maps.structure + maps.detail) / 2 + ERROR_WEIGHT * maps.error
+        return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
+
+    def explain(self, images: torch.Tensor) -> Explanation:
+        """Tell what the networks saw, what they restored in its place, and what each memory did.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            Explanation: Images and restorations, without detail, at the place that images have; and reads.
+        """
+        placed = self.place(images)
+        reads = self.autoencoder.reconstruct(light(placed.images.float()).take(placed.images)).reads
+        return Explanation(self.detail(images)[:, :COLOURS], placed.back(placed.restorations)[:, :COLOURS], reads)
+
+    def settle(self) -> None:
+        """Fix what maps are standardised by, and whether parts have a place: a graph cannot depend on it."""
+        if isinstance(self.standardization, MapStandardization):
+            self.standardization = SettledStandardization(self.standardization.usual())
+        if self.placement is not None:
+            self.placement.is_settled = self.placement.is_known
+            self.placement = self.placement if self.placement.is_settled else None

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""MemAE as an anomalib model, trained by the mean squared error and the entropy of the memory's weights.
+
+Built of DAAD's encoder and decoder, without skip connections, so that memories can be compared. MemAE as DAAD's paper
+re-implements it is ``Daad(connections="bottleneck_memory", division_rates=None, adversarial=False)``.
+
+Paper:
+    Title: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder
+    URL: https://arxiv.org/abs/1904.02639
+
+Example:
+    >>> from anomalib_daad import MemAe
+    >>> model = MemAe(image_size=(64, 64))
+    >>> model.model.autoencoder.memories[-1].items.shape
+    torch.Size([2000, 512])
+"""
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+
+from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.memory_loss import MemoryLoss
+from anomalib_daad.training.randomness import seeded
+from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
+
+from .torch_model import MemAeModel, mean_square
+
+
+class MemAe(ReconstructionTraining, AnomalibModule):
+    """Memory-augmented autoencoder.
+
+    Args:
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16.
+            Defaults to ``(256, 256)``.
+        num_items (int): Memory items N. Defaults to ``2000``.
+        entropy (float): Weight of the entropy of the weights, at least 0. Defaults to ``2e-4``.
+        learning_rate (float): Adam's learning rate. Defaults to ``1e-4``.
+        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        seed (int | None): As for :class:`Daad`. Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not divide.
+    """
+
+    model: MemAeModel
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        num_items: int = 2000,
+        entropy: float = 2e-4,
+        learning_rate: float = 1e-4,
+        flips: bool = True,
+        base_channels: int = 64,
+        seed: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        if learning_rate <= 0 or entropy < 0:
+            msg = f"learning_rate must be positive and entropy not negative, got {learning_rate} and {entropy}."
+            raise ValueError(msg)
+        with seeded(seed):
+            self.model = MemAeModel(image_size, num_items, base_channels).to(memory_format=torch.channels_last)
+        self.memory_loss = MemoryLoss({"entropy": entropy})
+        self.learning_rate = learning_rate
+        self.flips = flips
+        self.seed = seed
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Configure Adam.
+
+        Returns:
+            torch.optim.Optimizer: Optimizer of the autoencoder.
+        """
+        return torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
+
+    def losses(self, images: torch.Tensor) -> TrainingLosses:
+        """Compute the loss.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            TrainingLosses: The mean squared error and the weighted entropy, a scalar.
+        """
+        reconstructions, reads = self.model.reconstruct_for_losses(images)
+        error = mean_square(images, reconstructions)
+        total = error.mean() + self.memory_loss(reads)
+        return TrainingLosses([total], Scores(error, None), {"train_rec": error.mean()})
+
+    def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct images.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
+        """
+        return images, self.model.autoencoder(images)

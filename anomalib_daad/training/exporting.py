@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exports of a network that is rewritten for inference."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.data import AnomalibDataModule
+from torch import nn
+
+from anomalib_daad.components.inference import for_inference
+
+from .lightning_internals import Module
+from .quantization import quantize
+
+if TYPE_CHECKING:
+    import openvino
+
+
+class RewrittenExports(Module):
+    """Exports what :func:`for_inference` makes of the network.
+
+    Attributes:
+        model (Any): The network.
+    """
+
+    model: Any
+
+    def inference_model(self) -> nn.Module:
+        """Network that is exported.
+
+        Returns:
+            nn.Module: The network in evaluation mode, with the same scores from fewer operations.
+        """
+        return for_inference(self.model)
+
+    @contextmanager
+    def _rewritten_for_inference(self) -> Iterator[None]:
+        trained = self.model
+        self.model = self.inference_model()
+        try:
+            yield
+        finally:
+            self.model = trained
+
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export for :class:`anomalib.deploy.TorchInferencer`.
+
+        Args:
+            args: As anomalib's ``to_torch``.
+            kwargs: As anomalib's ``to_torch``.
+
+        Returns:
+            Path: Path to the exported model.
+        """
+        with self._rewritten_for_inference():
+            return super().to_torch(*args, **kwargs)
+
+    def to_onnx(self, *args: Any, opset_version: int = 18, **kwargs: Any) -> Path:  # type: ignore[override]
+        """Export to ONNX.
+
+        Args:
+            args: As anomalib's ``to_onnx``.
+            opset_version (int): Operator set. Defaults to ``18``: PyTorch's exporter writes it, and prints a
+                traceback when it then fails to convert to anomalib's default of 14.
+            kwargs: As anomalib's ``to_onnx``.
+
+        Returns:
+            Path: Path to the exported model.
+        """
+        self.eval()
+        with self._rewritten_for_inference():
+            return super().to_onnx(*args, opset_version=opset_version, **kwargs)
+
+    def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales
+        self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
+    ) -> "openvino.Model":
+        """Quantise all but the encoder and the memories."""
+        if datamodule is None:
+            msg = "INT8_PTQ needs images to calibrate on: give a datamodule, on the command line with --data."
+            raise ValueError(msg)
+        datamodule.setup("fit")
+        import nncf
+
+        images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image)
+        return quantize(model, images, self.model.num_scales)
