@@ -21,7 +21,7 @@ POSITIONAL: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "type": Path,
         "metavar": "CHECKPOINT",
-        "help": "Lightning checkpoints of Daad models; the first is inspected, all are compared.",
+        "help": "Lightning checkpoints of models of this package; the first is inspected, all are compared.",
     },
     "table": {"metavar": "TABLE", "help": "table2, table3, table4 or table5."},
 }

@@ -136,7 +136,7 @@ class BlockMemory(nn.Module):
         queries = self.divide(features)  # (B, Q, D)
         weights = self._weigh(queries)  # (B, Q, N)
         read = self.assemble(weights.to(self.items.dtype) @ self.items)  # (B, Q, D) -> (B, C, H, W)
-        return MemoryRead(read, queries, self.items, weights)
+        return MemoryRead(read, queries, self.items, weights, self.division_rates)
 
     def address(self, features: torch.Tensor) -> torch.Tensor:
         """Weigh the memory items for every block (eq. 1), with those below ``drop_below / N`` dropped to zero.
@@ -232,12 +232,14 @@ class MemoryRead(NamedTuple):
         queries (torch.Tensor): Blocks that addressed the memory, shape ``(B, Q, D)``.
         items (torch.Tensor): Items, shape ``(N, D)``.
         weights (torch.Tensor): Weights of the items, shape ``(B, Q, N)``.
+        grid (tuple[int, int, int]): Rows, columns and channel groups of the blocks, Q in all.
     """
 
     features: torch.Tensor
     queries: torch.Tensor
     items: torch.Tensor
     weights: torch.Tensor
+    grid: tuple[int, int, int]
 
 
 class _CachedNorms(NamedTuple):

@@ -2,30 +2,33 @@
 
 """Measures of a validation, which anomalib takes of tests alone: to stop early by, and to watch.
 
-torchmetrics squashes a batch whose scores leave [0, 1], as those of a validation do, and no other; ranks then mean
+torchmetrics squashes each batch whose scores leave [0, 1], as those of a validation do, and no other; ranks then mean
 little. Here all scores are squashed alike before.
 """
 
 import torch
-from anomalib.metrics import AUROC, Evaluator
+from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
+from torchmetrics.classification import BinaryAUROC
 
 
-class _RankedAUROC(AUROC):
+class _RankedAUROC(BinaryAUROC):
     """AUROC of scores of any size."""
 
-    def update(self, batch: object, *args: object, **kwargs: object) -> None:
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Add a batch.
 
         Args:
-            batch (object): anomalib's batch; or, from there, the scores.
-            args: The labels, with scores.
-            kwargs: Not used.
+            preds (torch.Tensor): Scores, of any shape; infinite ones are of images that cannot be judged.
+            target (torch.Tensor): Labels, of the same number.
         """
-        if isinstance(batch, torch.Tensor):
-            batch = batch / (1 + batch.abs()) / 2 + 0.5  # as they are ordered, in [0, 1]
-            batch = batch.nan_to_num(1.0)  # infinite scores, of images that cannot be judged
-        super().update(batch, *args, **kwargs)  # type: ignore[arg-type]
+        scores = preds.flatten().double()
+        ranked = (scores / (1 + scores.abs()) / 2 + 0.5).nan_to_num(1.0)  # as they are ordered, in [0, 1]
+        super().update(ranked, target.flatten())
+
+
+class AUROC(AnomalibMetric, _RankedAUROC):  # type: ignore[misc]  # as anomalib's own
+    """AUROC of the raw scores of a validation."""
 
 
 def configure_evaluator() -> Evaluator:
@@ -34,10 +37,10 @@ def configure_evaluator() -> Evaluator:
     Returns:
         Evaluator: Evaluator.
     """
-    measures = [
-        _RankedAUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-        _RankedAUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
-    ]
-    for measure in measures:
-        measure.name = measure.name.replace(_RankedAUROC.__name__, AUROC.__name__)
-    return Evaluator(val_metrics=measures, test_metrics=list(AnomalibModule.configure_evaluator().test_metrics))
+    return Evaluator(
+        val_metrics=[
+            AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+            AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+        ],
+        test_metrics=[*AnomalibModule.configure_evaluator().test_metrics],  # type: ignore[list-item]  # a ModuleList
+    )

@@ -78,6 +78,19 @@ def shuffled_before_the_epoch(trainer: Trainer) -> bool:
     return trainer.current_epoch == 0 or loop.is_resuming or loop.epoch_loop.restarting
 
 
+def find_time_limit(trainer: Trainer) -> Timer | None:
+    """Find what ends a training when its time is over: ``max_time``, or a Timer with a duration.
+
+    Args:
+        trainer (Trainer): Trainer.
+
+    Returns:
+        Timer | None: The timer; None where the time is not limited.
+    """
+    timers = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Timer)]
+    return next((timer for timer in timers if timer.time_remaining() is not None), None)
+
+
 def set_default_length(trainer: Trainer, steps: int) -> None:
     """Set how long a training is where the user said nothing: no max_steps, no max_epochs, no max_time.
 
@@ -88,8 +101,7 @@ def set_default_length(trainer: Trainer, steps: int) -> None:
         trainer (Trainer): Trainer that meets a model.
         steps (int): Steps of the whole training.
     """
-    has_time = any(isinstance(callback, Timer) for callback in getattr(trainer, "callbacks", []))
-    if trainer.max_epochs is not None or trainer.max_steps != -1 or has_time:
+    if trainer.max_epochs is not None or trainer.max_steps != -1 or find_time_limit(trainer) is not None:
         return
     trainer.fit_loop.epoch_loop.max_steps = steps
     if (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (1.0, 1):

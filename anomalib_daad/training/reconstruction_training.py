@@ -122,7 +122,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         Returns:
             Sequence[Callback]: Callbacks.
         """
-        callbacks = list(super().configure_callbacks())
+        callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         if any(isinstance(callback, ImageCache) for callback in self.trainer.callbacks):
             return callbacks
         return [*callbacks, ImageCache()]
@@ -180,7 +180,8 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         self._latest_images = images
         losses, scores, logged = self.losses(images)
         self._optimize(losses)
-        self._training_scores.append(Scores(*(None if part is None else part.detach() for part in scores)))
+        alignment = None if scores.alignment is None else scores.alignment.detach()
+        self._training_scores.append(Scores(scores.reconstruction.detach(), alignment))
         if len(losses) > 1:
             self._game.see(losses[1])
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])

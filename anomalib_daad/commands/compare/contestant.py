@@ -21,6 +21,7 @@ from anomalib.models import AnomalibModule
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 
 from anomalib_daad.error_message import first_line
+from anomalib_daad.registration import MODELS
 
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
 _RECIPE = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -28,7 +29,7 @@ _RECIPE = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradien
 _OURS = {"accelerator", "devices", "default_root_dir", "logger", "val_check_interval", "check_val_every_n_epoch"}
 _BATCH_SIZES = {"EfficientAd": 1}  # it takes no other
 # Models without an argument ``pre_trained`` that need no weights from elsewhere; all others need some.
-_FROM_SCRATCH = {"Daad", "Draem", "Ganomaly", "Mnad"}
+_FROM_SCRATCH = {"Draem", "Ganomaly", *MODELS}
 
 
 @dataclass(frozen=True)

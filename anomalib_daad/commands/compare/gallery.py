@@ -15,8 +15,6 @@ from matplotlib import colormaps
 from torchvision.transforms.v2 import CenterCrop, Resize
 
 from anomalib_daad.commands.shared import html_page
-from anomalib_daad.models.daad_restoration.detail import COLOURS
-from anomalib_daad.models.mnad.lightning_model import Mnad
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining
 
 from .finding import Finding
@@ -78,7 +76,9 @@ def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> st
             if isinstance(model, ReconstructionTraining):
                 rebuilt = fit(reconstruct(model, picture), picture)
                 tiles.append(
-                    _tile(rebuilt, f"{finding.name} expected this", f"What {finding.name} rebuilt of the image")
+                    _tile(
+                        rebuilt, f"{finding.name} expected this", f"What {finding.name} expected in the image's place"
+                    )
                 )
         rows.append(f'<div class="tiles">{"".join(tiles)}</div>')
     return "\n".join(rows)
@@ -162,7 +162,7 @@ def fit(values: np.ndarray, picture: np.ndarray, share: tuple[float, float] = (1
 
 @torch.no_grad()
 def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
-    """Rebuild an image.
+    """Show what a model expected in place of an image.
 
     Args:
         model (Any): Model of this package.
@@ -172,13 +172,8 @@ def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
         np.ndarray: RGB, in [0, 255], shape ``(h, w, 3)``.
     """
     pixels = torch.from_numpy(picture / 255).permute(2, 0, 1)[None].to(model.device)  # (1, 3, H, W)
-    prepared = model.pre_processor(pixels)
-    if isinstance(model, Mnad):
-        rebuilt = model.model.reconstruct(prepared).reconstructions
-    else:
-        placed = model.model.in_place(prepared)
-        rebuilt = placed.back(placed.restorations)[:, :COLOURS]
-    return (((rebuilt[0] + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
+    expected = model.model.explain(model.pre_processor(pixels)).expected[0]
+    return (((expected + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
 
 
 def _range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

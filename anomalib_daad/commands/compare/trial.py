@@ -118,7 +118,8 @@ def run(trial: Trial, folder: Path) -> None:
     has_bank = isinstance(model, MemoryBankMixin)  # which fills as validation starts
     if not recipe.keys() & {"max_epochs", "max_steps"} and "max_epochs" not in model.trainer_arguments:
         # In epochs, which schedules are made of; and steps would count every optimizer's.
-        recipe["max_epochs"] = math.ceil(trial.steps / batches)
+        steps = getattr(model, "default_steps", None) or trial.steps
+        recipe["max_epochs"] = math.ceil(steps / batches)
     # Scores of the reconstruction models are computed in float32 whatever they are trained in.
     recipe.setdefault("precision", "bf16-mixed" if isinstance(model, ReconstructionTraining) else "32-true")
     recipe.setdefault("max_epochs", -1)  # of a recipe in steps

@@ -2,22 +2,24 @@
 
 """Trained models, read from Lightning checkpoints."""
 
-import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.registration import MODELS, Model
+from anomalib_daad.training.checkpoint_content import model_name
+from anomalib_daad.training.checkpoint_file import WholeCheckpointIO
 
 
-def load_model(path: Path) -> Daad:
+def load_model(path: Path) -> Model:
     """Read a trained model, on the GPU where there is one.
 
     Args:
-        path (Path): Lightning checkpoint of a Daad model.
+        path (Path): Lightning checkpoint of one of this package's models.
 
     Returns:
-        Daad: The model in evaluation mode.
+        Model: The model in evaluation mode.
 
     Raises:
         ValueError: If there is no such file, or it is not such a checkpoint.
@@ -27,26 +29,31 @@ def load_model(path: Path) -> Daad:
         raise ValueError(msg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Daad.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+        # Of what no model of this package wrote, the first says what is wrong.
+        name = model_name(WholeCheckpointIO().load_checkpoint(path, map_location="cpu"))
+        return (
+            MODELS.get(name or "", next(iter(MODELS.values()))).load_from_checkpoint(path, map_location=device).eval()
+        )
     except ValueError as error:
         reason = " ".join(str(error).split())
         msg = reason if str(path) in reason else f"{path}: {reason}"
         raise ValueError(msg) from error
-    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        msg = f"{path} is not a Lightning checkpoint of a Daad model: give the file that its training wrote."
-        raise ValueError(msg) from error
 
 
-def name_divisions(model: Daad) -> str:
+@torch.no_grad()
+def name_divisions(model: Any) -> str:
     """Name a model by the division rate of its memories.
 
     Args:
-        model (Daad): Model.
+        model (Any): Model of this package.
 
     Returns:
         str: Such as ``"8x8x1"``; ``"pixels"`` for memories of single pixels; ``"no memory"``.
     """
-    if model.hparams["connections"] in {"none", "skip"}:
+    network = model.model
+    reads = network.explain(torch.zeros(1, 3, *network.image_size, device=model.device)).reads
+    if not reads:
         return "no memory"
-    rates = model.hparams["division_rates"]
-    return "pixels" if rates is None else "x".join(map(str, rates))
+    if all(read.grid == (*read.features.shape[-2:], 1) for read in reads):
+        return "pixels"
+    return "x".join(map(str, reads[0].grid))

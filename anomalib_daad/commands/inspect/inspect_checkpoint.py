@@ -10,7 +10,7 @@ from rich import print as rich_print
 from anomalib_daad.commands.shared import html_page
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.picture import STYLE, Omission, Picture
-from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.registration import Model
 
 from .checkpoint import load_model, name_divisions
 from .images import InspectedImages
@@ -26,14 +26,14 @@ def inspect(
     """Draw what a trained model rebuilds, what its memories hold, and how it scores.
 
     Args:
-        checkpoints: Lightning checkpoints of Daad models. The first is inspected; all are compared by what they
+        checkpoints: Lightning checkpoints of models of this package. The first is inspected; all are compared by what they
             rebuild, for example at several division rates.
         data: Root of data in MVTec AD's layout, with a category; without one, a folder of images.
         category: Category, whose test images are used.
         output: Folder for the pictures (PNG) and ``index.html``, which holds them all.
 
     Raises:
-        ValueError: If a checkpoint is not one of a Daad model, or the data are not there.
+        ValueError: If a checkpoint is not one of these models, or the data are not there.
         OSError: If the output folder cannot be written to.
     """
     models = [load_model(path) for path in checkpoints]
@@ -56,14 +56,14 @@ def inspect(
     rich_print(f"[bold]{len(observations.names)} images[/bold] -> {page}")
 
 
-def _facts(models: list[Daad], checkpoints: list[Path], data: Path, observations: Observations) -> dict[str, str]:
+def _facts(models: list[Model], checkpoints: list[Path], data: Path, observations: Observations) -> dict[str, str]:
     model, labels = models[0], observations.labels
     height, width = model.model.image_size
     kinds = "not labelled" if labels is None else f"{(~labels).sum()} good, {labels.sum()} defective"
     facts = {
         "Checkpoint": str(checkpoints[0]),
         "Images": f"{len(observations.names)} in {data}: {kinds}",
-        "Model": f"{'DAAD' if model.model.discriminator is None else 'DAAD+'}, {height}x{width} pixels",
+        "Model": f"{type(model).__name__}, {height}x{width} pixels",
         "Division rate": name_divisions(model),
         "Memories": ", ".join(f"{len(use.items)} items at scale {use.scale}" for use in observations.memories)
         or "none",

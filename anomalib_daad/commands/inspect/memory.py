@@ -13,8 +13,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from anomalib_daad.commands.shared.picture import PALETTE, Omission, Picture, bare, panels
-from anomalib_daad.components.block_memory import BlockMemory
-from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.registration import Model
 
 from .images import InspectedImages
 from .observation import CloseUp, MemoryUse, Observations, look
@@ -24,11 +23,11 @@ MAX_NUMBERED = 10  # blocks along a side that are large enough for a number
 OUTLINE = [withStroke(linewidth=2, foreground="black")]
 
 
-def draw_memories(model: Daad, images: InspectedImages, observations: Observations) -> list[Picture | Omission]:
+def draw_memories(model: Model, images: InspectedImages, observations: Observations) -> list[Picture | Omission]:
     """Draw all pictures of the memories.
 
     Args:
-        model (Daad): Model.
+        model (Model): Model.
         images (InspectedImages): Images.
         observations (Observations): What the model made of them.
 
@@ -37,14 +36,13 @@ def draw_memories(model: Daad, images: InspectedImages, observations: Observatio
         memories.
     """
     if not observations.memories:
-        reason = f'The model has no memories: its connections are "{model.hparams["connections"]}".'
-        return [Omission("Memories", reason)]
+        return [Omission("Memories", "The model has no memories.")]
     labels = observations.labels
     index = 0 if labels is None or not labels.any() else int(np.flatnonzero(labels)[0])
     return [
         draw_items(observations),
         draw_use(observations),
-        draw_reads(model, look(model, images[index]), observations.names[index]),
+        draw_reads(observations, look(model, images[index]), observations.names[index]),
     ]
 
 
@@ -92,26 +90,21 @@ def draw_use(observations: Observations) -> Picture:
     return Picture("use", "Use of the memories", caption, alt, figure)
 
 
-def draw_reads(model: Daad, close_up: CloseUp, name: str) -> Picture:
+def draw_reads(observations: Observations, close_up: CloseUp, name: str) -> Picture:
     """Draw which item each block of an image reads most.
 
     Args:
-        model (Daad): Model.
-        close_up (CloseUp): What the model made of the image.
+        observations (Observations): What the model made of images.
+        close_up (CloseUp): What it made of the image.
         name (str): The image's name.
 
     Returns:
         Picture: A panel for each memory.
     """
-    memories = [
-        (scale, memory)
-        for scale, memory in enumerate(model.model.autoencoder.memories, start=1)
-        if isinstance(memory, BlockMemory)
-    ]
-    figure, grid = panels(len(memories), columns=2, height=3.05)
+    figure, grid = panels(len(close_up.reads), columns=2, height=3.05)
     texts = []
-    for axes, (scale, memory), read in zip(grid, memories, close_up.reads, strict=True):
-        strongest = strongest_items(read.weights[0], memory.division_rates)
+    for axes, use, read in zip(grid, observations.memories, close_up.reads, strict=True):
+        scale, strongest = use.scale, strongest_items(read.weights[0], read.grid)
         _draw_reads_of(axes, close_up.image, strongest)
         rows, columns = strongest.shape
         axes.set_title(f"Scale {scale}: {rows}x{columns} blocks")

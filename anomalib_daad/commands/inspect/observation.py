@@ -2,7 +2,6 @@
 
 """What a model makes of images: one pass for the scores and the use of the memories, and a close look at one image."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +10,9 @@ from anomalib.pre_processing import PreProcessor
 from rich.progress import track
 from torch.nn.functional import interpolate
 
-from anomalib_daad.components.autoencoder import MemoryAutoencoder
-from anomalib_daad.components.block_memory import BlockMemory, MemoryRead
-from anomalib_daad.models.daad.lightning_model import Daad
-from anomalib_daad.models.daad_restoration.detail import COLOURS
+from anomalib_daad.components.block_memory import MemoryRead
+from anomalib_daad.components.network import Explanation
+from anomalib_daad.registration import Model
 
 from .images import InspectedImage, InspectedImages
 
@@ -27,7 +25,7 @@ class Observations(NamedTuple):
         labels (np.ndarray | None): True for defective images, shape ``(n,)``; None where some are not labelled.
         areas (np.ndarray): The defect's share of the image's pixels, in [0, 1], shape ``(n,)``; NaN without a mask.
         reconstruction (np.ndarray): R(x), shape ``(n,)``.
-        alignment (np.ndarray | None): L(x), shape ``(n,)``; None for a model without discriminator.
+        alignment (np.ndarray | None): L(x), or what stands in its place, shape ``(n,)``; None without.
         fused (np.ndarray): The score that R(x) and L(x) are fused to, shape ``(n,)``.
         memories (list[MemoryUse]): Use of each memory, fine to coarse.
     """
@@ -76,11 +74,11 @@ class CloseUp(NamedTuple):
 
 
 @torch.no_grad()
-def observe(model: Daad, images: InspectedImages) -> Observations:
+def observe(model: Model, images: InspectedImages) -> Observations:
     """Pass all images through a model, one at a time, so that the weights of a memory of single pixels fit memory.
 
     Args:
-        model (Daad): Model in evaluation mode.
+        model (Model): Model in evaluation mode.
         images (InspectedImages): Images, n of them.
 
     Returns:
@@ -90,7 +88,7 @@ def observe(model: Daad, images: InspectedImages) -> Observations:
         ValueError: If a score is not finite.
     """
     names, labels, areas, scores = [], [], [], []
-    reads = _UseCounter(model.model.autoencoder)
+    reads = _UseCounter()
     for image in track(images, "Inspecting images", transient=True):
         names.append(image.name)
         labels.append(image.defective)
@@ -98,7 +96,7 @@ def observe(model: Daad, images: InspectedImages) -> Observations:
         prepared = prepare(model, image)  # (1, 3, H, W)
         parts, fused = model.model.scores(prepared), model.model(prepared).pred_score
         scores.append([part.item() for part in (*parts, fused) if part is not None])
-        reads.add(model.model.autoencoder.reconstruct(model.model.in_place(prepared).images).reads)
+        reads.add(model.model.explain(prepared))
     columns = np.array(scores).T
     if not np.isfinite(columns).all():
         msg = "The model's scores are not finite: its training went wrong; inspect an earlier checkpoint."
@@ -108,11 +106,11 @@ def observe(model: Daad, images: InspectedImages) -> Observations:
     return Observations(names, known, np.array(areas), columns[0], alignment, columns[-1], reads.summarize())
 
 
-def prepare(model: Daad, image: InspectedImage) -> torch.Tensor:
+def prepare(model: Model, image: InspectedImage) -> torch.Tensor:
     """Make an image what the model takes.
 
     Args:
-        model (Daad): Model.
+        model (Model): Model.
         image (InspectedImage): Image of any size.
 
     Returns:
@@ -123,30 +121,29 @@ def prepare(model: Daad, image: InspectedImage) -> torch.Tensor:
 
 
 @torch.no_grad()
-def look(model: Daad, image: InspectedImage) -> CloseUp:
+def look(model: Model, image: InspectedImage) -> CloseUp:
     """Look closely at one image.
 
     Args:
-        model (Daad): Model in evaluation mode.
+        model (Model): Model in evaluation mode.
         image (InspectedImage): Image of any size.
 
     Returns:
         CloseUp: What the model makes of it.
     """
     prepared = prepare(model, image)  # (1, 3, H, W)
-    placed = model.model.in_place(prepared)
-    rebuilt, reads = model.model.autoencoder.reconstruct(placed.images)
+    seen, expected, reads = model.model.explain(prepared)
     anomaly_map = model.model(prepared).anomaly_map[0, 0].cpu().numpy()
     size = anomaly_map.shape
-    seen, reconstruction = _to_picture(model.model.downscale(prepared), size), _to_picture(placed.back(rebuilt), size)
-    error = np.abs(seen - reconstruction).mean(axis=-1)
-    return CloseUp(_to_picture(prepared, size), reconstruction, error, anomaly_map, reads)
+    rebuilt = _to_picture(expected, size)
+    error = np.abs(_to_picture(seen, size) - rebuilt).mean(axis=-1)
+    return CloseUp(_to_picture(prepared, size), rebuilt, error, anomaly_map, reads)
 
 
 def _to_picture(images: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """``(1, C, h, w)`` in [-1, 1], colours first -> ``(H, W, 3)`` in [0, 1]."""
+    """``(1, 3, h, w)`` in [-1, 1] -> ``(H, W, 3)`` in [0, 1]."""
     colours = images if images.shape[-2:] == size else interpolate(images, size, mode="bilinear")
-    return ((colours[0, :COLOURS] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return ((colours[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def choose(observations: Observations, count: int) -> list[int]:
@@ -173,27 +170,46 @@ def _spread(indices: np.ndarray, count: int) -> list[int]:
 class _UseCounter:
     """Adds up the weights of the items, image by image."""
 
-    def __init__(self, autoencoder: MemoryAutoencoder) -> None:
-        self.memories = [
-            (scale, memory)
-            for scale, memory in enumerate(autoencoder.memories, start=1)
-            if isinstance(memory, BlockMemory)
-        ]
-        self.sums = [torch.zeros(len(memory.items), dtype=torch.float64) for _, memory in self.memories]  # (N,) each
-        self.read = [torch.zeros(len(memory.items), dtype=torch.bool) for _, memory in self.memories]
-        self.blocks = [0] * len(self.memories)
+    def __init__(self) -> None:
+        self.scales: list[int] = []
+        self.items: list[torch.Tensor] = []
+        self.sums: list[torch.Tensor] = []  # (N,) each
+        self.read: list[torch.Tensor] = []
+        self.blocks: list[int] = []
 
-    def add(self, reads: Iterable[MemoryRead]) -> None:
-        for index, read in enumerate(reads):
+    def add(self, explanation: Explanation) -> None:
+        if not self.blocks:
+            self._start(explanation)
+        for index, read in enumerate(explanation.reads):
             weights = read.weights.flatten(0, 1)  # (Q, N)
             self.sums[index] += weights.sum(dim=0, dtype=torch.float64).cpu()
             self.read[index] |= (weights > 0).any(dim=0).cpu()
             self.blocks[index] += len(weights)
 
+    def _start(self, explanation: Explanation) -> None:
+        self.scales = [scale_of(read, explanation) for read in explanation.reads]
+        self.items = [read.items for read in explanation.reads]
+        self.sums = [torch.zeros(len(items), dtype=torch.float64) for items in self.items]
+        self.read = [torch.zeros(len(items), dtype=torch.bool) for items in self.items]
+        self.blocks = [0] * len(self.items)
+
     def summarize(self) -> list[MemoryUse]:
         return [
-            MemoryUse(scale, memory.items.detach().cpu().numpy(), (total / blocks).numpy(), (~read).numpy())
-            for (scale, memory), total, read, blocks in zip(
-                self.memories, self.sums, self.read, self.blocks, strict=True
+            MemoryUse(scale, items.detach().cpu().numpy(), (total / blocks).numpy(), (~read).numpy())
+            for scale, items, total, read, blocks in zip(
+                self.scales, self.items, self.sums, self.read, self.blocks, strict=True
             )
         ]
+
+
+def scale_of(read: MemoryRead, explanation: Explanation) -> int:
+    """Tell at which scale of the autoencoder a memory lies.
+
+    Args:
+        read (MemoryRead): What the memory did.
+        explanation (Explanation): What the network saw.
+
+    Returns:
+        int: From 1, the finest, whose features have half of the image's height.
+    """
+    return (explanation.seen.shape[-2] // read.features.shape[-2]).bit_length() - 1

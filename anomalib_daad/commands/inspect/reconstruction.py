@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from anomalib_daad.commands.shared.picture import WIDTH, Picture, bare
-from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.registration import Model
 
 from .checkpoint import name_divisions
 from .images import InspectedImage, InspectedImages
@@ -19,11 +19,11 @@ from .observation import Observations, choose, look
 IMAGES_OF_A_KIND = 3
 
 
-def draw_reconstructions(model: Daad, images: InspectedImages, observations: Observations) -> Picture:
+def draw_reconstructions(model: Model, images: InspectedImages, observations: Observations) -> Picture:
     """Draw inputs, reconstructions, errors, anomaly maps and masks of some images.
 
     Args:
-        model (Daad): Model.
+        model (Model): Model.
         images (InspectedImages): Images.
         observations (Observations): What the model made of them.
 
@@ -46,7 +46,8 @@ def draw_reconstructions(model: Daad, images: InspectedImages, observations: Obs
             mask = np.zeros((1, 1)) if image.mask is None else image.mask.cpu().numpy()
             height, width = close_up.error.shape
             axes[4].imshow(mask, cmap="gray", vmin=0, vmax=1, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    _label(grid, shown, ["input", "rebuilt", "error", "map", "mask"])
+    wording = model.model.wording
+    _label(grid, shown, ["input", wording.made, "error", "map", "mask"])
     for axes, mappable in ((grid[-1, 2], error), (grid[-1, 3], anomaly_map)):
         axes.set_axis_on()
         bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
@@ -54,9 +55,9 @@ def draw_reconstructions(model: Daad, images: InspectedImages, observations: Obs
         for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
             label.set_horizontalalignment(side)
     caption = (
-        f"{_list_rows(shown)} Rebuilt: the model's reconstruction. Error: its absolute difference from the input, the "
-        "mean over the colours, from 0 to 1. Map: the anomaly map, the blurred squared error. Bright is more; all rows "
-        "share a scale."
+        f"{_list_rows(shown)} {wording.made.capitalize()}: what the model made of the input. Error: its absolute "
+        f"difference from the input, the mean over the colours, from 0 to 1. Map: {wording.anomaly_map}. Bright is "
+        "more; all rows share a scale."
     )
     if has_masks:
         caption += " Mask: where people marked the defect, in white."
@@ -64,11 +65,11 @@ def draw_reconstructions(model: Daad, images: InspectedImages, observations: Obs
     return Picture("reconstructions", "Reconstructions", caption, alt, figure)
 
 
-def draw_rates(models: Sequence[Daad], images: InspectedImages, observations: Observations) -> Picture:
+def draw_rates(models: Sequence[Model], images: InspectedImages, observations: Observations) -> Picture:
     """Draw the same images as rebuilt by several models.
 
     Args:
-        models (Sequence[Daad]): Models.
+        models (Sequence[Model]): Models.
         images (InspectedImages): Images.
         observations (Observations): What the first model made of them.
 

@@ -14,7 +14,7 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from anomalib_daad.commands.shared.picture import DEFECTIVE, GOOD, WIDTH, Omission, Picture
 from anomalib_daad.components.fused_score import FusedScore
-from anomalib_daad.models.daad.lightning_model import Daad
+from anomalib_daad.registration import Model
 
 from .observation import Observations
 
@@ -33,11 +33,11 @@ class Threshold(NamedTuple):
     source: str
 
 
-def draw_scores(model: Daad, observations: Observations) -> list[Picture | Omission]:
+def draw_scores(model: Model, observations: Observations) -> list[Picture | Omission]:
     """Draw all pictures of the scores.
 
     Args:
-        model (Daad): Model.
+        model (Model): Model.
         observations (Observations): What it made of images.
 
     Returns:
@@ -51,11 +51,11 @@ def draw_scores(model: Daad, observations: Observations) -> list[Picture | Omiss
     return [parts, draw_roc(observations), draw_areas(observations, threshold)]
 
 
-def find_threshold(model: Daad, observations: Observations) -> Threshold | None:
+def find_threshold(model: Model, observations: Observations) -> Threshold | None:
     """Find the fused score above which an image is called defective.
 
     Args:
-        model (Daad): Model.
+        model (Model): Model.
         observations (Observations): What it made of images.
 
     Returns:
@@ -98,12 +98,12 @@ def decision_line(score: FusedScore, threshold: float, across: np.ndarray, up: n
     return np.stack([np.full(2, (threshold - constant) / by_r), up], axis=1)
 
 
-def draw_parts(observations: Observations, model: Daad, threshold: Threshold | None) -> Picture:
+def draw_parts(observations: Observations, model: Model, threshold: Threshold | None) -> Picture:
     """Draw R(x) against L(x) and the line that decides.
 
     Args:
-        observations (Observations): What a model with discriminator or learned comparison made of images.
-        model (Daad): The model.
+        observations (Observations): What a model with L(x) made of images.
+        model (Model): The model.
         threshold (Threshold | None): Threshold of the fused score.
 
     Returns:
@@ -115,14 +115,8 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
     for name, chosen, colour, marker in _kinds(observations):
         axes.scatter(reconstruction[chosen], alignment[chosen], c=colour, marker=marker, label=name, alpha=0.8)
     limits = [_widen(values) for values in (reconstruction, alignment)]
-    if model.model.comparison is None:
-        caption = "R(x), the distance of image and reconstruction, against L(x), that of their features in the "
-        caption += "discriminator."
-    else:
-        caption = (
-            "R(x), the strongest point of the difference of image and reconstruction, against L(x), that of their "
-        )
-        caption += "learned comparison."
+    wording = model.model.wording
+    caption = f"R(x), {wording.reconstruction}, against L(x), {wording.alignment}."
     if threshold is not None:
         line = decision_line(score, threshold.score, *limits)
         axes.plot(*line.T, color="black", linestyle="--", label="decision")
@@ -133,19 +127,19 @@ def draw_parts(observations: Observations, model: Daad, threshold: Threshold | N
         )
     else:
         caption += " No line: the checkpoint has no threshold, and these images are not of both kinds."
-    axes.set(xlabel="R(x), reconstruction", ylabel="L(x), alignment", xlim=limits[0], ylim=limits[1])
+    axes.set(xlabel="R(x)", ylabel="L(x)", xlim=limits[0], ylim=limits[1])
     _legend(figure, axes)
     decision = _describe_decision(observations, threshold)
     alt = f"Scatter plot of L(x) against R(x) of {len(observations.names)} images."
     return Picture("scores", "Scores", caption + decision, alt + decision, figure)
 
 
-def draw_histogram(observations: Observations, model: Daad, threshold: Threshold | None) -> Picture:
-    """Draw a histogram of R(x), for a model without discriminator.
+def draw_histogram(observations: Observations, model: Model, threshold: Threshold | None) -> Picture:
+    """Draw a histogram of R(x), for a model without L(x).
 
     Args:
         observations (Observations): What the model made of images.
-        model (Daad): The model.
+        model (Model): The model.
         threshold (Threshold | None): Threshold of the scaled score.
 
     Returns:
@@ -156,13 +150,13 @@ def draw_histogram(observations: Observations, model: Daad, threshold: Threshold
     bins = np.histogram_bin_edges(values, bins=15).tolist()
     names, choices, colours, _ = zip(*_kinds(observations), strict=True)
     axes.hist([values[chosen] for chosen in choices], bins=bins, color=colours, label=names)
-    caption = "R(x), the distance of image and reconstruction. The model has no discriminator, and so no L(x)."
+    caption = f"R(x), {model.model.wording.reconstruction}. The model has no L(x)."
     if threshold is not None:
         low, high = model.model.score.reconstruction_range.double().nan_to_num().tolist()
         at = low + threshold.score * ((high - low) or 1)
         axes.axvline(at, color="black", linestyle="--", label="decision")
         caption += f" Images right of the dashed line are called defective: it is {threshold.source}."
-    axes.set(xlabel="R(x), reconstruction", ylabel="images")
+    axes.set(xlabel="R(x)", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
     decision = _describe_decision(observations, threshold)

@@ -23,17 +23,14 @@ from anomalib_daad.commands.shared.output_folder import Row, write_table, write_
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.commands.shared.resume_point import ResumePoint
 from anomalib_daad.data.one_class import OneClassCIFAR10, OneClassMNIST
-from anomalib_daad.models.daad.lightning_model import Daad
-from anomalib_daad.models.mnad.lightning_model import Mnad
+from anomalib_daad.registration import MODELS, Model
 
 from .systems import SYSTEMS
 
-MODELS: dict[str, type[Daad] | type[Mnad]] = {"Daad": Daad, "Mnad": Mnad}
 # Of classes of images the paper tells no more than the protocol. Flipped digits become others; 32 pixels leave 4 after
 # three scales, as DCGAN's do; blocks smaller than the image, or many items, rebuild the other classes as well (see
 # docs/papers.md). A system's own arguments come first.
 _ONE_CLASS = {
-    "num_scales": 3,
     "base_channels": 32,
     "division_rates": (1, 1, 1),
     "num_items": 16,
@@ -82,11 +79,11 @@ class Cell:
         changed = f"_{sha256(self.arguments.encode()).hexdigest()[:8]}" if self.arguments else ""
         return f"{self.dataset}_{system}{changed}_{self.category}_{size}_{length}_seed{self.seed}"
 
-    def build(self) -> Daad | Mnad:
+    def build(self) -> Model:
         """Build the model.
 
         Returns:
-            Daad | Mnad: Model, not trained.
+            Model: Model, not trained.
 
         Raises:
             ValueError: If the image size and the division rates do not fit, or the model has no such argument.
@@ -173,11 +170,11 @@ def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool
 
 
 @torch.no_grad()
-def evaluate(model: Daad | Mnad, datamodule: AnomalibDataModule, scores_path: Path, device: str) -> Row:
+def evaluate(model: Model, datamodule: AnomalibDataModule, scores_path: Path, device: str) -> Row:
     """Score the test images.
 
     Args:
-        model (Daad | Mnad): Trained model.
+        model (Model): Trained model.
         datamodule (AnomalibDataModule): Data, set up.
         scores_path (Path): File for R, L, fused score and label of each image.
         device (str): ``"cpu"`` or ``"cuda"``.

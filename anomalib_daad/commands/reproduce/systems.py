@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The systems of the tables, as arguments of ``Daad`` and ``Mnad``.
+"""The systems of the tables, as arguments of the models.
 
 Example:
     >>> SYSTEMS["MemAE"].arguments
@@ -9,7 +9,7 @@ Example:
     'AE, L_adv'
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 
 class System(NamedTuple):
@@ -17,11 +17,11 @@ class System(NamedTuple):
 
     Attributes:
         arguments (dict[str, Any]): Arguments of the model, beside image size and seed.
-        model (str): ``"Daad"`` or ``"Mnad"``.
+        model (str): Name in ``MODELS``.
     """
 
     arguments: dict[str, Any]
-    model: Literal["Daad", "Mnad"] = "Daad"
+    model: str = "Daad"
 
 
 _PIXELS: dict[str, Any] = {"connections": "bottleneck_memory", "division_rates": None}
@@ -32,37 +32,6 @@ _GENERATORS: dict[str, dict[str, Any]] = {
     "MemAE+Skip": {"division_rates": None},
     "DAAD": {},
     **{f"DAAD, r = {rate}": {"division_rates": (rate, rate, 1)} for rate in (1, 2, 4, 16)},
-}
-# configs/daad_restoration_cpu.yaml, but for its size and shifts, and what is left of it without each of its parts.
-_RESTORATION: dict[str, Any] = {
-    "division_rates": (4, 4, 1),
-    "adversarial": False,
-    "restoration": True,
-    "score": "maxima",
-    "comparison_channels": 16,
-    "standardize": True,
-    "base_channels": 32,
-    "learning_rate": 2e-3,
-    "optimizer": "muon",
-    "gamma": 0.5,
-    "map_sigma": 0.75,
-    "placement_radius": 2,
-    "standardize_maps": True,
-    "error_map": True,
-    "flips": False,
-}
-_WITHOUT: dict[str, dict[str, Any]] = {
-    "corruptions and comparison": {"restoration": False, "comparison_channels": 0},
-    "comparison": {"comparison_channels": 0},
-    "structure": {"score": "maximum_error"},
-    "equal light": {"standardize": False},
-    "memory": {"connections": "skip"},
-    "blocks": {"division_rates": None},
-    "Muon": {"optimizer": "adam"},
-    "placement": {"placement_radius": 0},
-    "standardised maps": {"standardize_maps": False, "error_map": False, "score": "maximum_structure"},
-    "several maxima": {"score": "maximum_structure"},
-    "error map": {"error_map": False},
 }
 
 
@@ -84,23 +53,14 @@ def adversarial(generator: str, alignment: bool) -> str:
 SYSTEMS: dict[str, System] = {
     **{name: System({**arguments, "adversarial": False}) for name, arguments in _GENERATORS.items()},
     **{
-        adversarial(name, alignment): System({**_GENERATORS[name], **({} if alignment else {"lambda_ali": 0.0})})
+        adversarial(name, alignment): System(
+            {**_GENERATORS[name], **({} if alignment else {"lambdas": (50.0, 0.5, 0.0)})}
+        )
         for name in ("AE", "MemAE", "DAAD")
         for alignment in (False, True)
     },
-    "MemAE, its paper": System(
-        {
-            **_PIXELS,
-            "renormalize": True,
-            "memory_init": "uniform",
-            "memory_losses": {"entropy": 2e-4},
-            "distance": "mse",
-            "lambda_rec": 1.0,
-            "adversarial": False,
-        }
-    ),
-    "Restoration": System(_RESTORATION),
-    **{f"Restoration without {part}": System({**_RESTORATION, **changes}) for part, changes in _WITHOUT.items()},
+    "MemAE, its paper": System({}, "MemAe"),
     "MNAD": System({"learning_rate": 2e-4}, "Mnad"),
     "MNAD, no memory": System({"num_items": 0, "learning_rate": 2e-4}, "Mnad"),
+    "MNAD, uniform use": System({"uniform_use": 0.1, "learning_rate": 2e-4}, "Mnad"),
 }

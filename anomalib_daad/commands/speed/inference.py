@@ -188,7 +188,7 @@ def _parts(model: Any, images: torch.Tensor) -> dict[str, Callable[[], object]]:
         "memory": lambda: [memory(part) for memory, part in zip(autoencoder.memories, features, strict=True)],
         "decoder": lambda: autoencoder.decoder(reads),
         "discriminator": lambda: model.discriminator.features(pairs),
-        "anomaly map": lambda: model.anomaly_map(images, images),
+        "anomaly map": lambda: model.error_map(images, images),
     }
     return {name: torch.inference_mode()(call) for name, call in parts.items()}
 

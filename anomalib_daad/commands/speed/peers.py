@@ -20,29 +20,21 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
 from anomalib_daad.components.inference import for_inference
-from anomalib_daad.models.daad.torch_model import DaadModel
+from anomalib_daad.components.network import AnomalyNetwork
+from anomalib_daad.models.daad import DaadModel
+from anomalib_daad.models.daad_restoration import RestorationModel
 from anomalib_daad.models.daad_restoration.placement import KNOWN
+from anomalib_daad.models.daad_restoration.torch_model import DOWNSCALES
 
 CORESET_RATIO = 0.1
 SMALL_CHANNELS = 24
-# configs/daad_restoration.yaml, whose networks see 64 px of any image.
-SEEN = 64
-RESTORATION: dict[str, Any] = {
-    "division_rates": (4, 4, 1),
-    "adversarial": False,
-    "score": "maxima",
-    "comparison_channels": 16,
-    "standardize": True,
-    "map_sigma": 0.75,
-    "placement_radius": 2,
-    "standardize_maps": True,
-    "error_map": True,
-}
+SEEN = 64  # pixels that DaadRestoration's networks see at least, of images that are large enough
 
 
 def _restoration(size: int, num_images: int, *, is_searched: bool) -> nn.Module:
     del num_images
-    model: Any = DaadModel((size, size), downscale=max(1, size // SEEN), **RESTORATION)
+    downscale = max((factor for factor in DOWNSCALES if size // factor >= SEEN), default=DOWNSCALES[0])
+    model: Any = RestorationModel((size, size), downscale)
     if is_searched:
         model.placement.growth.fill_(KNOWN)
     return model
@@ -78,8 +70,8 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
     "DAAD+": lambda size, _: DaadModel((size, size)),
     "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
-    "DAAD, restoration": partial(_restoration, is_searched=False),
-    "DAAD, restoration, in place": partial(_restoration, is_searched=True),
+    "DaadRestoration": partial(_restoration, is_searched=False),
+    "DaadRestoration, in place": partial(_restoration, is_searched=True),
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,
@@ -102,4 +94,4 @@ def build(name: str, size: int, num_images: int = 209) -> Any:
     """
     torch.manual_seed(0)
     model = MODELS[name](size, num_images).eval()
-    return for_inference(model) if isinstance(model, DaadModel) else model
+    return for_inference(model) if isinstance(model, AnomalyNetwork) else model

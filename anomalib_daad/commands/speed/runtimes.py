@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from anomalib_daad.models.daad.torch_model import DaadModel
+from anomalib_daad.components.network import AnomalyNetwork
 from anomalib_daad.training.quantization import quantize
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def to_openvino(model: nn.Module, images: torch.Tensor) -> "openvino.Model":
 
 
 def to_int8(model: nn.Module, converted: "openvino.Model", images: torch.Tensor) -> "openvino.Model":
-    """Quantise: Daad as its export does, all others as NNCF does by default.
+    """Quantise: our models as their export does, all others as NNCF does by default.
 
     Args:
         model (nn.Module): The model that was converted.
@@ -102,7 +102,7 @@ def to_int8(model: nn.Module, converted: "openvino.Model", images: torch.Tensor)
     import nncf
 
     dataset = nncf.Dataset([images.numpy()] * 2)
-    if isinstance(model, DaadModel):
+    if isinstance(model, AnomalyNetwork):
         return quantize(converted, dataset, model.num_scales)
     return nncf.quantize(converted, dataset)
 

@@ -29,6 +29,7 @@ from anomalib_daad.components.precision import computes_bfloat16
 from anomalib_daad.models.daad.lightning_model import Daad
 from anomalib_daad.models.daad.loss import DiscriminatorLoss, GeneratorLoss
 from anomalib_daad.models.daad.torch_model import DaadModel
+from anomalib_daad.training import CompileNetworks
 
 from . import peers, timing
 
@@ -40,7 +41,7 @@ Step = Callable[[], object]
 def _daad(images: torch.Tensor, adversarial: bool, dtype: torch.dtype | None, compiled: bool = False) -> Step:
     model = Daad((images.shape[-2], images.shape[-1]), adversarial=adversarial, seed=0).to(images.device).train()
     if compiled:
-        model.compile_networks()
+        CompileNetworks().on_fit_start(None, model)  # type: ignore[arg-type]  # no trainer is asked
     optimizers = model.configure_optimizers()
     images = images.contiguous(memory_format=torch.channels_last)
 

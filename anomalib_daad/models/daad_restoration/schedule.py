@@ -10,7 +10,7 @@ Example:
 import math
 from typing import Any
 
-from lightning.pytorch.callbacks import Timer
+from anomalib_daad.training.lightning_internals import find_time_limit
 
 WARM_UP = 0.1  # share of a training
 
@@ -27,7 +27,7 @@ class Schedule:
 
     def __init__(self, trainer: Any) -> None:
         self.steps = float(trainer.estimated_stepping_batches)
-        self.timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+        self.timer = find_time_limit(trainer)
         if math.isinf(self.steps) and self.timer is None:
             msg = "Restoration training needs to know how long it is: set max_steps, max_epochs or max_time."
             raise ValueError(msg)

@@ -68,7 +68,8 @@ class PrototypeMemory(nn.Module):
         queries = normalize(features.flatten(2).transpose(1, 2).to(self.items.dtype), dim=2)  # (B, H W, C)
         weights = (queries @ self.items.T).softmax(dim=2)  # (B, H W, N)
         both = torch.cat([queries, weights @ self.items], dim=2)  # (B, H W, 2 C)
-        return MemoryRead(both.transpose(1, 2).unflatten(2, (height, width)), queries, self.items, weights)
+        features = both.transpose(1, 2).unflatten(2, (height, width))
+        return MemoryRead(features, queries, self.items, weights, (height, width, 1))
 
     @torch.no_grad()
     def update(self, queries: torch.Tensor) -> None:
