@@ -42,5 +42,5 @@ def configure_evaluator() -> Evaluator:
             AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
             AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
         ],
-        test_metrics=[*AnomalibModule.configure_evaluator().test_metrics],  # type: ignore[list-item]  # a ModuleList
+        test_metrics=[*AnomalibModule.configure_evaluator().test_metrics],
     )

@@ -74,12 +74,8 @@ def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> st
                 heat = overlay(picture, of_model[index], *scale, seen)
                 tiles.append(_tile(heat, f"{finding.name}: {verdict}", f"Heat map of {finding.name}, {verdict}"))
             if isinstance(model, ReconstructionTraining):
-                rebuilt = fit(reconstruct(model, picture), picture)
-                tiles.append(
-                    _tile(
-                        rebuilt, f"{finding.name} expected this", f"What {finding.name} expected in the image's place"
-                    )
-                )
+                expected = fit(reconstruct(model, picture), picture)
+                tiles.append(_tile(expected, f"{finding.name} expected this", f"What {finding.name} expected instead"))
         rows.append(f'<div class="tiles">{"".join(tiles)}</div>')
     return "\n".join(rows)
 

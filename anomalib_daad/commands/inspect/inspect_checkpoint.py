@@ -26,8 +26,8 @@ def inspect(
     """Draw what a trained model rebuilds, what its memories hold, and how it scores.
 
     Args:
-        checkpoints: Lightning checkpoints of models of this package. The first is inspected; all are compared by what they
-            rebuild, for example at several division rates.
+        checkpoints: Lightning checkpoints of models of this package. The first is inspected; all are compared by what
+            they rebuild, for example at several division rates.
         data: Root of data in MVTec AD's layout, with a category; without one, a folder of images.
         category: Category, whose test images are used.
         output: Folder for the pictures (PNG) and ``index.html``, which holds them all.

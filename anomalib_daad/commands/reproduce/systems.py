@@ -53,9 +53,7 @@ def adversarial(generator: str, alignment: bool) -> str:
 SYSTEMS: dict[str, System] = {
     **{name: System({**arguments, "adversarial": False}) for name, arguments in _GENERATORS.items()},
     **{
-        adversarial(name, alignment): System(
-            {**_GENERATORS[name], **({} if alignment else {"lambdas": (50.0, 0.5, 0.0)})}
-        )
+        adversarial(name, alignment): System({**_GENERATORS[name], "lambdas": (50.0, 0.5, 0.5 if alignment else 0.0)})
         for name in ("AE", "MemAE", "DAAD")
         for alignment in (False, True)
     },
