@@ -2,6 +2,7 @@
 
 """Small data and models that the tests share."""
 
+import copy
 import os
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from scipy.ndimage import gaussian_filter
 
-from anomalib_daad import Daad
+from anomalib_daad import Daad, DaadRestoration
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes share two cores
@@ -22,18 +23,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that use inference runtimes last: forking data loader workers beside them may crash."""
-    last = {"test_export.py", "test_image_reading.py", "test_properties.py", "test_speed.py"}
+    last = {"test_exporting.py", "test_image_reading.py", "test_properties.py", "test_speed.py", "test_studio.py"}
     items.sort(key=lambda item: item.path.name in last)
 
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}
-RESTORATION = {
-    "adversarial": False,
-    "restoration": True,
-    "score": "maximum_structure",
-    "comparison_channels": 4,
-    "standardize": True,
-}
+SMALL_RESTORATION = {"image_size": (64, 64), "downscale": 2, "base_channels": 4, "seed": 0}
 
 
 def draw_part(rng: np.random.Generator, defective: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +88,36 @@ def make_engine(tmp_path):
 def make_model(**arguments) -> Daad:
     """A model of 32x32 pixels."""
     return Daad(**{**SMALL, **arguments})
+
+
+def make_restoration(**arguments) -> DaadRestoration:
+    """A model of 64x64 pixels whose networks see 32x32."""
+    return DaadRestoration(**{**SMALL_RESTORATION, **arguments})
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    """A copy of the weights and buffers of a model's network."""
+    return copy.deepcopy(model.model.state_dict())
+
+
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def raw_scores(model, datamodule, split: str) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
+    """R(x), L(x) and labels of a split, one image at a time."""
+    model.eval()
+    reconstruction, alignment, labels = [], [], []
+    for item in getattr(datamodule, f"{split}_data"):
+        with torch.no_grad():
+            scores = model.model.scores(model.pre_processor.transform(item.image[None]))
+        reconstruction.append(scores.reconstruction)
+        alignment.append(scores.alignment)
+        labels.append(int(item.gt_label))
+    has_alignment = alignment[0] is not None
+    return torch.cat(reconstruction), torch.cat(alignment) if has_alignment else None, labels
 
 
 def standardize_by_loop(maps: np.ndarray, good: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,10 @@ def reference_weights(
     weights = [e / sum(exponentials) for e in exponentials]
     weights = [0.0 if w < 1 / len(items) - 1e-12 else w for w in weights]
     return [w / sum(weights) for w in weights] if renormalize else weights
+
+
+def cosine(first: list[float], second: list[float]) -> float:
+    return sum(x * y for x, y in zip(first, second, strict=True)) / math.hypot(*first) / math.hypot(*second)
 
 
 def reference_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
@@ -189,6 +194,41 @@ def test_zero_queries_and_items_stay_finite_and_have_cosine_zero() -> None:
     torch.testing.assert_close(read.double(), reference_read(memory, features), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("times", [0.5, 1.0, 2.0, 3.0])
+def test_drop_is_the_hard_shrinkage_of_memae(times) -> None:
+    """MemAE: relu(w - lambda) w / (|w - lambda| + epsilon), then divided by the sum."""
+    torch.manual_seed(0)
+    memory = BlockMemory((8, 4, 4), (4, 4, 1), 20, temperature=0.5, renormalize=True, drop_below=times).double()
+    features = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    weights, shrink = memory.address(features), times / 20
+    kept = 0
+    for query, row in zip(
+        features.flatten(2).transpose(1, 2).flatten(0, 1).tolist(), weights.flatten(0, 1), strict=True
+    ):
+        exponentials = [math.exp(cosine(query, item) / 0.5) for item in memory.items.tolist()]
+        w = [e / sum(exponentials) for e in exponentials]
+        shrunk = [max(x - shrink, 0) * x / (abs(x - shrink) + 1e-12) for x in w]
+        expected = [x / max(sum(shrunk), 1e-12) for x in shrunk]
+        kept += sum(x > 0 for x in expected)
+        np.testing.assert_allclose(row.tolist(), expected, atol=1e-9)
+    assert 0 < kept < weights.numel()
+
+
+def test_nothing_above_the_threshold_reads_zero() -> None:
+    memory = BlockMemory((8, 4, 4), (4, 4, 1), 20, renormalize=True, drop_below=19.0)
+    features = torch.randn(2, 8, 4, 4, requires_grad=True)
+    read = memory(features)
+    read.sum().backward()
+    assert read.abs().max() == 0
+    assert features.grad.isfinite().all()
+
+
+def test_zero_keeps_all() -> None:
+    memory = BlockMemory((8, 4, 4), (4, 4, 1), 20, drop_below=0.0)
+    weights = memory.address(torch.randn(2, 8, 4, 4))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 16))
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_gradients(renormalize) -> None:
     torch.manual_seed(1)
@@ -250,8 +290,11 @@ def test_inference_does_not_normalise_the_items_again(monkeypatch) -> None:
         ({"division_rates": (0, 2, 1)}, ["at least 1"]),
         ({"num_items": 0}, ["num_items", "at least 1", "got 0"]),
         ({"temperature": 0.0}, ["temperature", "at least 0.02"]),
+        ({"temperature": -1.0}, ["temperature", "at least 0.02"]),
         ({"drop_width": -1.0}, ["drop_width", "not negative"]),
+        ({"drop_below": -1.0}, ["drop_below", "not negative"]),
         ({"init": "zeros"}, ["normal", "uniform", "zeros"]),
+        ({"init": "ones"}, ["normal", "uniform", "ones"]),
     ],
 )
 def test_bad_arguments_are_named(arguments, words) -> None:

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fused score (eq. 7), anomaly map and the exported resize."""
+"""Fused score (eq. 7)."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
-from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
-from anomalib_daad.components.error_map import AnomalyMap
 from anomalib_daad.components.fused_score import FusedScore
-from anomalib_daad.components.resize import ExportableResize
-from anomalib_daad.training.pre_processor import AntialiasPreProcessor
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.9, 1.0])
@@ -58,31 +52,7 @@ def test_ranges_travel_in_the_state_dict() -> None:
     assert torch.equal(copy(torch.tensor([2.0]), torch.tensor([2.5])), score(torch.tensor([2.0]), torch.tensor([2.5])))
 
 
-def test_anomaly_map_is_the_blurred_squared_error() -> None:
-    images, reconstructions = torch.rand(2, 3, 40, 48), torch.rand(2, 3, 40, 48)
-    error = ((images - reconstructions).numpy() ** 2).mean(axis=1)
-    expected = np.stack([gaussian_filter(e.astype(np.float64), 2.0, mode="nearest", truncate=4.0) for e in error])
-    anomaly_map = AnomalyMap(sigma=2.0)(images, reconstructions)
-    np.testing.assert_allclose(anomaly_map[:, 0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(200, 300), (64, 64), (33, 47), (17, 512), (1, 1)])
-def test_exported_resize_equals_the_antialiased_one(size) -> None:
-    images = torch.rand(2, 3, *size)
-    expected = interpolate(images, (64, 48), mode="bilinear", antialias=True)
-    dims = {2: torch.export.Dim("height", max=8192), 3: torch.export.Dim("width", max=8192)}
-    example = torch.rand(2, 3, 100, 100)
-    traced = torch.export.export(ExportableResize((64, 48)), (example,), dynamic_shapes=(dims,)).module()
-    torch.testing.assert_close(traced(images), expected, rtol=0, atol=1e-5)
-    if torch.cuda.is_available():
-        torch.testing.assert_close(ExportableResize((64, 48))(images.cuda()).cpu(), expected, rtol=0, atol=1e-5)
-
-
-def test_pre_processor_forward_equals_its_transform() -> None:
-    transform = Compose([Resize((64, 64), antialias=True), CenterCrop(48), Normalize([0.5] * 3, [0.5] * 3)])
-    pre_processor = AntialiasPreProcessor(transform)
-    images = torch.rand(2, 3, 200, 150)
-    torch.testing.assert_close(pre_processor(images), transform(images))
-    restored = AntialiasPreProcessor()
-    restored.load_checkpoint_config(pre_processor.checkpoint_config())
-    torch.testing.assert_close(restored(images), transform(images))
+@pytest.mark.parametrize("gamma", [1.01, -0.1])
+def test_a_weight_out_of_range_is_refused(gamma) -> None:
+    with pytest.raises(ValueError, match=rf"gamma must be in \[0, 1\], got {gamma}"):
+        FusedScore(gamma)

@@ -3,6 +3,7 @@
 """What was made fast gives the scores, weights and gradients of the plain version."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, cosine_similarity
 
 from anomalib_daad.commands.speed.limit import count_work
-from anomalib_daad.components.autoencoder import DROP_WIDTH
-from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.components.autoencoder import DROP_WIDTH, MemoryAutoencoder, memory_of
+from anomalib_daad.components.block_memory import BlockMemory, MemoryRead
 from anomalib_daad.components.inference import ImageSpaceRead, for_inference
 from anomalib_daad.models.daad.torch_model import DaadModel
 
@@ -40,12 +41,16 @@ def convolution_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tenso
     return conv_transpose2d(weights * (1 + below / DROP_WIDTH).clamp(0, 1), items, stride=kernel)
 
 
+def plain_memory_read(memory: BlockMemory, read, features: torch.Tensor) -> MemoryRead:
+    return BlockMemory.read(memory, features)._replace(features=read(memory, features))
+
+
 def plain_copy(model: DaadModel, read) -> DaadModel:
     """The same weights in the default memory format, without in-place activations, with another read."""
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     for module in plain.modules():
         if isinstance(module, BlockMemory):
-            module.forward = read.__get__(module)
+            module.read = partial(plain_memory_read, module, read)
         elif isinstance(module, (nn.ReLU, nn.LeakyReLU)):
             module.inplace = False
     return plain
@@ -114,8 +119,8 @@ def test_cached_norms_follow_the_items(model) -> None:
     ("arguments", "in_image_space"),
     [
         ({}, True),
-        ({"adversarial": False, "num_scales": 2}, True),
-        ({"num_scales": 1}, False),  # no other scale beside the finest
+        ({"adversarial": False, "image_size": (16, 16), "division_rates": (2, 2, 1)}, True),  # two scales
+        ({"image_size": (8, 8), "division_rates": (2, 2, 1)}, False),  # no other scale beside the finest
         ({"division_rates": (1, 2, 1)}, True),
         ({"division_rates": (4, 1, 1), "image_size": (64, 48)}, True),
         ({"division_rates": (1, 1, 1), "base_channels": 3}, False),  # an image has as many pixels
@@ -159,3 +164,31 @@ def test_rewriting_saves_operations() -> None:
         before, _ = count_work(lambda: model.autoencoder(images))
         after, _ = count_work(lambda: rewritten.autoencoder(images))
     assert after < before
+
+
+SYSTEMS = {
+    "AE": {"connections": "none"},
+    "AE+Skip": {"connections": "skip"},
+    "MemAE": {"connections": "bottleneck_memory", "division_rates": None},
+    "MemAE+Skip": {"connections": "memory", "division_rates": None},
+    "DAAD": {},
+}
+MEMORIES = {"MemAE": {"renormalize": True, "drop_below": 1.5}, "DAAD": {"drop_below": 0.5}}
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_inference_and_export_give_the_same_scores(name, adversarial) -> None:
+    torch.manual_seed(0)
+    arguments = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 16}
+    arguments |= SYSTEMS[name]
+    model = DaadModel(**arguments, adversarial=adversarial).eval()
+    if name in MEMORIES:
+        memory, connections = memory_of(10, **MEMORIES[name]), arguments.get("connections", "memory")
+        model.autoencoder = MemoryAutoencoder((32, 32), arguments["division_rates"], memory, 16, connections).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    expected, rewritten = model(images), for_inference(model)
+    exported = torch.export.export(rewritten, (images,)).module()
+    for network in (rewritten, exported):
+        torch.testing.assert_close(network(images).pred_score, expected.pred_score, rtol=0, atol=1e-4)
+        torch.testing.assert_close(network(images).anomaly_map, expected.anomaly_map, rtol=0, atol=1e-5)

@@ -75,7 +75,7 @@ def test_peers_score_images(name) -> None:
 
 
 def test_restoration_is_timed_with_and_without_the_search() -> None:
-    searched, plain = (peers.build(f"DAAD, restoration{kind}", 256).placement for kind in (", in place", ""))
+    searched, plain = (peers.build(f"DaadRestoration{kind}", 256).placement for kind in (", in place", ""))
     assert searched.is_known
     assert plain is None
 

@@ -18,10 +18,11 @@ from anomalib.data import InferenceBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from browser import open_in_browser
-from conftest import make_model
+from conftest import make_model, make_restoration
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import interpolate
 
-from anomalib_daad import Daad
+from anomalib_daad import MODELS, Daad, MemAe, Mnad
 from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.inspect import scores
 from anomalib_daad.commands.inspect.checkpoint import load_model, name_divisions
@@ -32,6 +33,8 @@ from anomalib_daad.commands.inspect.observation import Observations, choose, loo
 from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
 from anomalib_daad.commands.shared.picture import Omission
 from anomalib_daad.components.fused_score import FusedScore
+from anomalib_daad.models.daad_restoration.placement import KNOWN, move
+from anomalib_daad.training.checkpoint_content import FORMAT, KEY
 
 PICTURES = ["reconstructions", "rates", "items", "use", "reads", "scores", "roc", "score_area"]
 
@@ -48,7 +51,10 @@ def _one_thread() -> Iterator[None]:
 def save_checkpoint(model, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     state, arguments = model.state_dict(), dict(model.hparams)
-    torch.save({"state_dict": state, "hyper_parameters": arguments, "pytorch-lightning_version": "2.6.0"}, path)
+    content = {"state_dict": state, "hyper_parameters": arguments, "pytorch-lightning_version": "2.6.0"}
+    if type(model).__name__ in MODELS:
+        content[KEY] = {"format": FORMAT, "model": type(model).__name__, "validated": True}
+    torch.save(content, path)
     return path
 
 
@@ -61,7 +67,7 @@ def checkpoint(data_root, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         datamodule = MVTecAD(root=data_root, category="part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-        engine.fit(make_model(temperature=0.1), datamodule=datamodule)
+        engine.fit(make_model(), datamodule=datamodule)
     return Path(engine.trainer.checkpoint_callback.best_model_path)
 
 
@@ -87,7 +93,9 @@ def page(checkpoint, data_root, tmp_path_factory) -> Path:
 
 
 def test_use_is_that_of_every_block_of_every_image(data_root, images) -> None:
-    model = make_model(temperature=0.02, num_items=40, division_rates=(2, 2, 2)).eval()
+    model = make_model(num_items=40, division_rates=(2, 2, 2)).eval()
+    for memory in model.model.autoencoder.memories:
+        memory.temperature = 0.02  # so that some items are dead
     uses = observe(model, images).memories
     totals = [torch.zeros(40, dtype=torch.float64) for _ in uses]
     read = [set() for _ in uses]
@@ -108,7 +116,7 @@ def test_use_is_that_of_every_block_of_every_image(data_root, images) -> None:
         assert use.scale == scale
         np.testing.assert_allclose(use.mean_weights, total / blocks, atol=1e-6)
         assert set(np.flatnonzero(~use.dead)) == items
-    assert 0 < sum(use.dead.sum() for use in uses) < 160
+    assert 0 < sum(use.dead.sum() for use in uses) < 120
 
 
 def test_titles_count_the_dead_items(checkpoint, images, observations) -> None:
@@ -329,18 +337,47 @@ def test_the_browser_would_tell(tmp_path) -> None:
     assert asked == ["http://example.invalid/a.png"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "connections"),
-    [({"connections": "skip"}, "skip"), ({"connections": "none", "adversarial": False}, "none")],
-)
-def test_a_model_without_memories_leaves_their_pictures_out(tmp_path, data_root, arguments, connections) -> None:
+@pytest.mark.parametrize("arguments", [{"connections": "skip"}, {"connections": "none", "adversarial": False}])
+def test_a_model_without_memories_leaves_their_pictures_out(tmp_path, data_root, arguments) -> None:
     checkpoint = save_checkpoint(make_model(**arguments), tmp_path / "model.ckpt")
     inspect([checkpoint], data_root, "part", tmp_path / "out")
     files = {path.stem for path in (tmp_path / "out").iterdir()}
     assert files == {*PICTURES, "index"} - {"rates", "items", "use", "reads"}
-    assert f"The model has no memories: its connections are &quot;{connections}&quot;." in (
-        tmp_path / "out/index.html"
-    ).read_text(encoding="utf-8")
+    assert "The model has no memories." in (tmp_path / "out/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: make_restoration(), ["DaadRestoration, 64x64", "Restored:", "learned comparison"]),
+        (lambda: MemAe(image_size=(32, 32), num_items=20, base_channels=4), ["MemAe", "Rebuilt:", "squared error"]),
+        (lambda: Mnad(image_size=(32, 32), base_channels=4), ["Mnad", "signal-to-noise", "pixels"]),
+    ],
+    ids=["restoration", "memae", "mnad"],
+)
+def test_every_model_is_inspected_in_its_own_words(tmp_path, data_root, model, words) -> None:
+    checkpoint = save_checkpoint(model(), tmp_path / "model.ckpt")
+    inspect([checkpoint], data_root, "part", tmp_path / "out")
+    assert {"reconstructions.png", "items.png", "use.png", "reads.png", "scores.png"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    text = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert all(word in text for word in words)
+    assert ("discriminator" in text) == ("Daad," in words[0])
+
+
+def test_what_was_restored_is_shown_where_the_part_lies(data_root) -> None:
+    """Of a network that searches for the place of parts: moved there, restored, and moved back."""
+    model, images = make_restoration().eval(), InspectedImages(data_root, "part")
+    network = model.model
+    network.placement.growth.fill_(KNOWN)
+    rebuilt = look(model, images[0]).reconstruction
+    with torch.no_grad():
+        seen = network.detail(model.pre_processor.transform(images[0].pixels[None]))
+        placed = network.placement(seen, network.restore)
+        expected = move(placed.restorations, -placed.rows, -placed.columns)[:, :3]
+        expected = interpolate(expected, (64, 64), mode="bilinear")
+    np.testing.assert_allclose(rebuilt, ((expected[0].permute(1, 2, 0) + 1) / 2).clamp(0, 1), atol=1e-5)
 
 
 def test_a_model_without_discriminator_has_a_histogram(tmp_path, images) -> None:

@@ -318,7 +318,7 @@ def test_a_cropped_map_lies_where_it_was_seen(steps, share) -> None:
 # Models and data.
 
 
-@pytest.mark.parametrize("name", ["Padim", "padim", "PaDiM", "reverse_distillation", "Daad", "Mnad"])
+@pytest.mark.parametrize("name", ["Padim", "padim", "PaDiM", "reverse_distillation", "Daad", "DaadRestoration", "Mnad"])
 def test_models_are_found_by_name(name) -> None:
     assert Contestant.parse(name).class_path.lower() == name.replace("_", "").lower()
 
@@ -329,7 +329,7 @@ def test_an_unknown_model_gets_the_nearest_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parents[1].glob("configs/daad*.yaml")), ids=lambda path: path.stem
+    "path", sorted(Path(__file__).parents[2].glob("configs/daad*.yaml")), ids=lambda path: path.stem
 )
 def test_configurations_take_part(path) -> None:
     contestant = Contestant.parse(str(path))
