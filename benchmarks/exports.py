@@ -3,8 +3,7 @@
 """Compare the exports of a checkpoint with Engine.predict: scores, image AUROC and size.
 
 Example:
-    python docs/benchmarks/exports.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle \
-        --output docs/benchmarks/exports.csv
+    python benchmarks/exports.py --model DaadRestoration --checkpoint model.ckpt --category bottle --output exports.csv
 """
 
 import argparse
@@ -21,22 +20,23 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from sklearn.metrics import roc_auc_score
 
-from anomalib_daad import Daad
-from anomalib_daad.output_folder import write_table
+import anomalib_daad
+from anomalib_daad.commands.shared.output_folder import write_table
 
 
 def main() -> None:
     """Write one row for every runtime."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="DaadRestoration", help="class of the package")
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--category", required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     os.environ["TRUST_REMOTE_CODE"] = "1"
     folder = tempfile.mkdtemp()
     datamodule = MVTecAD(arguments.root, arguments.category, num_workers=0)
-    model = Daad.load_from_checkpoint(arguments.checkpoint)
+    model = getattr(anomalib_daad, arguments.model).load_from_checkpoint(arguments.checkpoint)
     engine = Engine(accelerator="cpu", default_root_dir=folder, enable_progress_bar=False)
     expected = {
         path: float(score)

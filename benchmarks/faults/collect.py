@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One table of all faults from the tables beside it: ``python docs/benchmarks/faults/collect.py``, into faults.csv.
+"""One table of all faults: ``python benchmarks/faults/collect.py FOLDER``, into faults.csv beside this script.
 
-A row for each fault, runtime or way in, and outcome: how many cases were tried, and the sentence of the first.
+``FOLDER`` holds what the other scripts wrote, each as ``NAME.csv``. A row for each fault, runtime or way in, and outcome: how many cases were tried, and the sentence of the first.
 """
 
 import csv
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ Row = tuple[str, str, str, str, int, str]
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """Read a table beside this script."""
-    with (HERE / f"{name}.csv").open(newline="") as file:
+    """Read a table of the folder."""
+    with (Path(sys.argv[1]) / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every fault of a data set, trained on and tested: ``python docs/benchmarks/faults/data.py OUTPUT.csv``.
+"""Every fault of a data set, trained on and tested: ``python benchmarks/faults/data.py OUTPUT.csv``.
 
 The faults are those of ``tests/test_data_faults.py`` and the ones that anomalib refuses, in both of its layouts.
 """
@@ -23,7 +23,7 @@ from anomalib.engine import Engine
 
 from anomalib_daad.error_message import first_line
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+sys.path[:0] = sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")})
 from conftest import make_model
 from kill import draw
 from test_data_faults import WORK, keep

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Damaged and forged model files: ``python docs/benchmarks/faults/fuzz.py OUTPUT.csv``.
+"""Damaged and forged model files: ``python benchmarks/faults/fuzz.py OUTPUT.csv``.
 
 Each file is read in a process of its own, which may take 20 seconds and 4 GB more than before. A file that makes the
 proof appear ran code; one that kills its process crashed it.
@@ -32,7 +32,7 @@ from anomalib.engine import Engine
 from anomalib_daad import Daad, load_safetensors, save_safetensors
 from anomalib_daad.error_message import first_line
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+sys.path[:0] = sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")})
 from conftest import make_model, mutated
 from kill import draw
 from test_trust import resign, rewrite
@@ -117,7 +117,7 @@ def forge_pickle(path: Path, chance: random.Random, proof: Path) -> None:
         b"ctorch\nload\n(V" + str(path).encode() + b"\ntR",
         b"cbuiltins\ngetattr\n(cos\nsystem\nV__call__\ntR",
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR",
-        b"canomalib_daad.lightning_model\nDaad\n)R",
+        b"canomalib_daad.models.daad.lightning_model\nDaad\n)R",
         b"cshutil\nrmtree\n(V/nowhere\ntR",
     ]
     call, content = chance.choice(calls), contents[name]
@@ -174,7 +174,7 @@ def damage_header(path: Path, chance: random.Random) -> None:
 
 def forge_arguments(path: Path, chance: random.Random) -> None:
     """Other arguments with a right digest."""
-    key = chance.choice(["image_size", "division_rates", "num_items", "base_channels", "num_scales", "score", "seed"])
+    key = chance.choice(["image_size", "division_rates", "num_items", "base_channels", "lambdas", "gamma", "seed"])
     odd = [None, -1, 0, "x", [], {}, 10**12, [10**6, 10**6], [0, 0], [2, 2, 2, 2], 1e300, [[[]]], True]
     arguments = {"image_size": [32, 32], "division_rates": [2, 2, 1], "num_items": 10, "base_channels": 4, "seed": 0}
     text = json.dumps({**arguments, key: chance.choice(odd)})

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every image fault by every way in: ``python docs/benchmarks/faults/images.py OUTPUT.csv``.
+"""Every image fault by every way in: ``python benchmarks/faults/images.py OUTPUT.csv``.
 
 A small DAAD+ is trained on drawn parts and exported once. Each file is then used in training, in the prediction of a
 folder beside two good images, and by each inferencer, given the path or what the package's own reader makes of it.
@@ -26,7 +26,7 @@ from PIL import Image
 from anomalib_daad import Daad
 from anomalib_daad import read_image as read_rightly
 from anomalib_daad.error_message import first_line
-from anomalib_daad.image_check import reading_fault
+from anomalib_daad.data.image_check import reading_fault
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 200, (48, 40), dtype=np.uint8)
@@ -196,7 +196,7 @@ def main() -> None:
     """Try all and write the table: a row for each fault, way in and outcome."""
     os.environ["TRUST_REMOTE_CODE"] = "1"
     output, said = Path(sys.argv[1]).resolve(), Said()
-    logging.getLogger("anomalib_daad.image_check").addHandler(said)
+    logging.getLogger("anomalib_daad.data.image_check").addHandler(said)
     rows: dict[tuple[str, str, str], tuple[int, str]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)  # OpenVINO's cache goes to the working directory

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A training that is killed again and again: ``python docs/benchmarks/faults/kill.py OUTPUT.csv``.
+"""A training that is killed again and again: ``python benchmarks/faults/kill.py OUTPUT.csv``.
 
 A small system is trained through anomalib's Engine with a checkpoint after each epoch, killed (SIGKILL) after random
 times, and resumed each time from the newest checkpoint that lies in its results folder, until it is finished. Its
@@ -27,15 +27,15 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
-from anomalib_daad import Daad, Mnad
-from anomalib_daad.output_folder import write_table
+from anomalib_daad import Daad, DaadRestoration, Mnad
+from anomalib_daad.commands.shared.output_folder import write_table
 
-SMALL = {"image_size": (32, 32), "num_items": 10, "base_channels": 4, "seed": 0, "visualizer": False}
-RESTORATION = {"adversarial": False, "restoration": True, "score": "maximum_structure", "comparison_channels": 4}
+SMALL = {"base_channels": 4, "seed": 0, "visualizer": False}
+PAPERS = {"image_size": (32, 32), "num_items": 10, **SMALL}
 SYSTEMS = {
-    "DAAD+": lambda: Daad(**SMALL, division_rates=(2, 2, 1)),
-    "DAAD, restoration": lambda: Daad(**SMALL, division_rates=(2, 2, 1), **RESTORATION),
-    "MNAD": lambda: Mnad(**SMALL),
+    "DAAD+": lambda: Daad(**PAPERS, division_rates=(2, 2, 1)),
+    "DaadRestoration": lambda: DaadRestoration(image_size=(64, 64), **SMALL),
+    "MNAD": lambda: Mnad(**PAPERS),
 }
 EPOCHS = 40
 

@@ -2,7 +2,7 @@
 
 """An inspection service under load: one process, threads, images of mixed sizes; memory, cross-talk, throughput.
 
-python docs/benchmarks/faults/load.py docs/benchmarks/faults/load.csv
+python benchmarks/faults/load.py benchmarks/faults/load.csv
 
 "OpenVINO, queue" is its ``AsyncInferQueue`` of four requests, fed by one thread.
 """
@@ -20,7 +20,7 @@ import openvino
 import torch
 
 from anomalib_daad import Daad
-from anomalib_daad.output_folder import write_table
+from anomalib_daad.commands.shared.output_folder import write_table
 
 SIZES = ((64, 64), (48, 80), (100, 37), (128, 128), (33, 65), (256, 192))
 THREADS = 4

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The table of properties of all systems in all runtimes: ``python docs/benchmarks/faults/properties.py OUTPUT.csv``.
+"""The table of properties of all systems in all runtimes: ``python benchmarks/faults/properties.py OUTPUT.csv``.
 
 It runs ``tests/test_properties.py`` with exports of every system, which the tests leave out for their time, and notes
 what each property did.
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from anomalib_daad.error_message import first_line
-from anomalib_daad.output_folder import write_table
+from anomalib_daad.commands.shared.output_folder import write_table
 
 RUNTIMES = ("eager", "reloaded", "torch_inferencer", "onnx", "openvino")
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
     output, notes = arguments.output.resolve(), Notes()
-    tests = Path(__file__).parents[3] / "tests" / "test_properties.py"
+    (tests,) = (Path(__file__).parents[2] / "tests").rglob("test_properties.py")
     options = [str(tests), "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "properties_of"]  # notes are taken here
     code = pytest.main(options, plugins=[notes])
     write_table(notes.rows, output)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Faults of disks and trainings, by the command lines: ``python docs/benchmarks/faults/training.py OUTPUT.csv``.
+"""Faults of disks and trainings, by the command lines: ``python benchmarks/faults/training.py OUTPUT.csv``.
 
 Small disks are mounted, which only root may. Each case is run as ``anomalib`` and as ``python -m anomalib_daad``.
 """
@@ -85,7 +85,7 @@ def cases(name: str, command: list[str], folder: Path) -> Iterator[tuple[str, in
     yield "none", *run(command, "train", results), kept(results)
     (checkpoint,) = {path.resolve() for path in results.rglob("*.ckpt")}
     diverged = folder / f"diverged_by_{name}"
-    more = ["--ckpt_path", str(checkpoint), "--model.lambda_rec", "1.0e+38"]
+    more = ["--ckpt_path", str(checkpoint), "--model.lambdas", "[1.0e+38, 0.5, 0.5]"]
     yield "loss not finite", *run(command, "fit", diverged, *more, epochs=5), kept(diverged) + ", " + kept(results)
     damaged = folder / f"damaged_by_{name}.ckpt"
     content = bytearray(checkpoint.read_bytes())

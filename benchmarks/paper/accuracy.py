@@ -9,11 +9,12 @@ The scores are measured on the test split at every validation of the run, and AU
 table shows the learning curve, not a chosen epoch. The last row of a run is its result.
 
 Example:
-    python docs/benchmarks/accuracy.py --config configs/daad_plus_cpu.yaml --root datasets/MVTecAD \
-        --categories bottle screw transistor --output docs/benchmarks/accuracy.csv
+    python benchmarks/paper/accuracy.py --config configs/daad_plus_cpu.yaml --root datasets/MVTecAD \
+        --categories bottle screw transistor --output benchmarks/paper/accuracy.csv
 """
 
 import argparse
+import os
 import csv
 import platform
 import subprocess
@@ -80,7 +81,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True)
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--categories", nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--results", default="results")

@@ -3,13 +3,14 @@
 """How well the brightness of an image alone tells good from defective, and how far it explains a model's R(x).
 
 Example:
-    python docs/benchmarks/brightness.py --root datasets/MVTecAD --categories bottle screw transistor \
-        --output docs/benchmarks/brightness.csv
-    python docs/benchmarks/brightness.py --root datasets/MVTecAD --categories screw \
-        --checkpoint screw.ckpt --output docs/benchmarks/brightness_screw.csv
+    python benchmarks/paper/brightness.py --root datasets/MVTecAD --categories bottle screw transistor \
+        --output benchmarks/paper/brightness.csv
+    python benchmarks/paper/brightness.py --root datasets/MVTecAD --categories screw \
+        --checkpoint screw.ckpt --output benchmarks/paper/brightness.csv
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from skimage.io import imread
 from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad
-from anomalib_daad.output_folder import write_table
+from anomalib_daad.commands.shared.output_folder import write_table
 
 
 def brightness(folder: Path) -> list[float]:
@@ -38,7 +39,7 @@ def reconstruction_scores(model: Daad, folder: Path) -> list[float]:
 def main() -> None:
     """Write one row a category."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--categories", nargs="+", required=True)
     parser.add_argument("--checkpoint")
     parser.add_argument("--output", type=Path, required=True)

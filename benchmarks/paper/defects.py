@@ -3,11 +3,12 @@
 """Which defects R(x) tells from good images, and whether the reconstruction error lies in the defect.
 
 Example:
-    python docs/benchmarks/defects.py --root datasets/MVTecAD --category transistor --checkpoint transistor.ckpt \
-        --output docs/benchmarks/defects_transistor.csv
+    python benchmarks/paper/defects.py --root datasets/MVTecAD --category transistor --checkpoint transistor.ckpt \
+        --output benchmarks/paper/defects.csv
 """
 
 import argparse
+import os
 import csv
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def measure(model: Daad, datamodule: MVTecAD) -> dict[str, np.ndarray]:
 def main() -> None:
     """Write one row a kind of image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--category", required=True)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -3,11 +3,12 @@
 """How the memories of trained models are used: how flat the weights are, which items are dead, what the read keeps.
 
 Example:
-    python docs/benchmarks/memory_use.py --root datasets/MVTecAD --cells reproduction/cells \
-        --output docs/benchmarks/papers/memory_use.csv
+    python benchmarks/paper/memory_use.py --root datasets/MVTecAD --cells reproduction/cells \
+        --output benchmarks/paper/memory_use.csv
 """
 
 import argparse
+import os
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -17,10 +18,10 @@ from anomalib.data import MVTecAD
 from torch.nn.functional import cosine_similarity
 
 from anomalib_daad import Daad
-from anomalib_daad.block_memory import BlockMemory
-from anomalib_daad.output_folder import write_table
-from anomalib_daad.reproduce.cell import Cell
-from anomalib_daad.reproduce.systems import SYSTEMS
+from anomalib_daad.components.block_memory import BlockMemory
+from anomalib_daad.commands.shared.output_folder import write_table
+from anomalib_daad.commands.reproduce.cell import Cell
+from anomalib_daad.commands.reproduce.systems import SYSTEMS
 
 IMAGES = 24  # good and defective, spread over the test set
 
@@ -79,7 +80,7 @@ def measure(model: Daad, initial: Daad, images: torch.Tensor) -> list[dict[str, 
 def main() -> None:
     """Write one row a memory of every cell of ``anomalib-daad reproduce`` with a block memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()

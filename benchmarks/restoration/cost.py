@@ -6,7 +6,7 @@ A preset that searches for the place of parts is measured without the search, as
 there is PyTorch alone, in float32 with convolutions as PyTorch sets them, and no OpenVINO.
 
 Example:
-    python docs/benchmarks/restoration/cost.py --output cost.csv \
+    python benchmarks/restoration/cost.py --output cost.csv \
         configs/daad_restoration_cpu.yaml configs/daad_plus_cpu.yaml
 """
 
@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 
 from anomalib.engine import Engine
 
-from anomalib_daad.compare.contestant import Contestant
-from anomalib_daad.compare.cost import measure_costs
-from anomalib_daad.output_folder import write_table
-from anomalib_daad.placement import KNOWN
+from anomalib_daad.commands.compare.contestant import Contestant
+from anomalib_daad.commands.compare.cost import measure_costs
+from anomalib_daad.commands.shared.output_folder import write_table
+from anomalib_daad.models.daad_restoration.placement import KNOWN
 
 IMAGE_SIZE = 256
 

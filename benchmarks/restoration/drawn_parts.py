@@ -7,7 +7,7 @@ train on, 40 good ones and 80 defective ones of three kinds to test on, 256x256 
 misses on them is worth a look, what it finds proves nothing.
 
 Example:
-    python docs/benchmarks/restoration/drawn_parts.py --output datasets/drawn
+    python benchmarks/restoration/drawn_parts.py --output datasets/drawn
 """
 
 import argparse

@@ -7,11 +7,12 @@ repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE`` 
 ``Patchcore``, ``Padim`` or another model of anomalib.
 
 Example:
-    python docs/benchmarks/restoration/moved.py Daad:bottle:bottle.ckpt --root datasets/MVTecAD --output moved.csv \
+    python benchmarks/restoration/moved.py Daad:bottle:bottle.ckpt --root datasets/MVTecAD --output moved.csv \
         --pixels 0 2 4 8
 """
 
 import argparse
+import os
 from itertools import cycle
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
 import anomalib_daad  # noqa: F401  # adds its models to anomalib's
-from anomalib_daad.output_folder import Row, write_table
-from anomalib_daad.pixel_measures import measure_pixels
-from anomalib_daad.placement import move
+from anomalib_daad.commands.shared.output_folder import Row, write_table
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+from anomalib_daad.models.daad_restoration.placement import move
 
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 MASK_SIZE = 128
@@ -51,7 +52,7 @@ def main() -> None:
     """Write one row for each checkpoint and each distance."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pixels", type=int, nargs="+", default=[0, 2, 4, 8], help="of the images as they are on disk")
     arguments = parser.parse_args()

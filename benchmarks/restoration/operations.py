@@ -6,7 +6,7 @@ Views are not counted. A configuration's model with 8 channels, since width chan
 means of ten steps.
 
 Example:
-    python docs/benchmarks/restoration/operations.py --output operations.csv configs/daad_restoration.yaml
+    python benchmarks/restoration/operations.py --output operations.csv configs/daad_restoration.yaml
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_daad import Daad
 from anomalib_daad.lightning_base import TrainingLosses, random_shifts
-from anomalib_daad.output_folder import Row, write_table
+from anomalib_daad.commands.shared.output_folder import Row, write_table
 
 STEPS = 10
 CHANNELS = 8

@@ -6,11 +6,12 @@ Ranges are those of the good test images, anomalib's default for MVTec AD. Pixel
 ``--mask_size``: models of other sizes are compared at one, their maps enlarged linearly.
 
 Example:
-    python docs/benchmarks/restoration/parts.py --root datasets/MVTecAD --output parts.csv --pictures pictures \
+    python benchmarks/restoration/parts.py --root datasets/MVTecAD --output parts.csv --pictures pictures \
         bottle:0:bottle.ckpt transistor:0:transistor.ckpt
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,10 @@ from torch.nn.functional import interpolate
 
 from anomalib_daad import Daad
 from anomalib_daad.anomaly_map import AnomalyMap, maximum
-from anomalib_daad.downscale import COLOURS
-from anomalib_daad.light import light
-from anomalib_daad.output_folder import Row, write_table
-from anomalib_daad.pixel_measures import measure_pixels
+from anomalib_daad.models.daad_restoration.detail import COLOURS
+from anomalib_daad.models.daad_restoration.light import light
+from anomalib_daad.commands.shared.output_folder import Row, write_table
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.torch_model import ERROR_WEIGHT
 
 DEFECTS = 10  # in a picture
@@ -138,7 +139,7 @@ def main() -> None:
     """Write one row a checkpoint, given as CATEGORY:SEED:FILE."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--plain_maps", action="store_true", help="do not standardise the maps")
