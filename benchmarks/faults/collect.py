@@ -2,7 +2,8 @@
 
 """One table of all faults: ``python benchmarks/faults/collect.py FOLDER``, into faults.csv beside this script.
 
-``FOLDER`` holds what the other scripts wrote, each as ``NAME.csv``. A row for each fault, runtime or way in, and outcome: how many cases were tried, and the sentence of the first.
+``FOLDER`` holds what the other scripts wrote, each as ``NAME.csv``. A row for each fault, runtime or way in, and
+outcome: how many cases were tried, and the sentence of the first.
 """
 
 import csv
