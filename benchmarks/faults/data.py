@@ -23,7 +23,7 @@ from anomalib.engine import Engine
 
 from anomalib_daad.error_message import first_line
 
-sys.path[:0] = sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")})
+sys.path.extend(sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")}))
 from conftest import make_model
 from kill import draw
 from test_data_faults import WORK, keep

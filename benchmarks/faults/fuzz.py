@@ -32,7 +32,7 @@ from anomalib.engine import Engine
 from anomalib_daad import Daad, load_safetensors, save_safetensors
 from anomalib_daad.error_message import first_line
 
-sys.path[:0] = sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")})
+sys.path.extend(sorted({str(path.parent) for path in (Path(__file__).parents[2] / "tests").rglob("*.py")}))
 from conftest import make_model, mutated
 from kill import draw
 from test_trust import resign, rewrite

@@ -25,8 +25,8 @@ from PIL import Image
 
 from anomalib_daad import Daad
 from anomalib_daad import read_image as read_rightly
-from anomalib_daad.error_message import first_line
 from anomalib_daad.data.image_check import reading_fault
+from anomalib_daad.error_message import first_line
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 200, (48, 40), dtype=np.uint8)

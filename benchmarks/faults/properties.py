@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from anomalib_daad.error_message import first_line
 from anomalib_daad.commands.shared.output_folder import write_table
+from anomalib_daad.error_message import first_line
 
 RUNTIMES = ("eager", "reloaded", "torch_inferencer", "onnx", "openvino")
 

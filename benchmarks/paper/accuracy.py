@@ -14,8 +14,8 @@ Example:
 """
 
 import argparse
-import os
 import csv
+import os
 import platform
 import subprocess
 import time

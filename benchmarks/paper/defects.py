@@ -8,8 +8,8 @@ Example:
 """
 
 import argparse
-import os
 import csv
+import os
 from pathlib import Path
 
 import numpy as np

@@ -8,8 +8,8 @@ Example:
 """
 
 import argparse
-import os
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from anomalib.data import MVTecAD
 from torch.nn.functional import cosine_similarity
 
 from anomalib_daad import Daad
-from anomalib_daad.components.block_memory import BlockMemory
-from anomalib_daad.commands.shared.output_folder import write_table
 from anomalib_daad.commands.reproduce.cell import Cell
 from anomalib_daad.commands.reproduce.systems import SYSTEMS
+from anomalib_daad.commands.shared.output_folder import write_table
+from anomalib_daad.components.block_memory import BlockMemory
 
 IMAGES = 24  # good and defective, spread over the test set
 

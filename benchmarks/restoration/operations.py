@@ -18,11 +18,13 @@ from unittest.mock import patch
 
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_daad import Daad
-from anomalib_daad.lightning_base import TrainingLosses, random_shifts
+from anomalib_daad import DaadRestoration
 from anomalib_daad.commands.shared.output_folder import Row, write_table
+from anomalib_daad.models.daad_restoration import lightning_model
+from anomalib_daad.training.reconstruction_training import TrainingLosses
 
 STEPS = 10
 CHANNELS = 8
@@ -44,7 +46,7 @@ class Count(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def count_step(model: Daad, images: torch.Tensor, optimizer: torch.optim.Optimizer) -> Counter[str]:
+def count_step(model: DaadRestoration, images: torch.Tensor, optimizer: torch.optim.Optimizer) -> Counter[str]:
     """Count the operations of each part of a training step."""
     counts: Counter[str] = Counter()
 
@@ -54,9 +56,12 @@ def count_step(model: Daad, images: torch.Tensor, optimizer: torch.optim.Optimiz
         counts[name] += count.operations
         return result
 
-    moved = counted("movements", lambda: random_shifts(images, model.random_shift))
+    moved = counted("movements", lambda: lightning_model.random_shifts(images, model.most_shift))
     score = model._scores_of_good  # noqa: SLF001
-    with patch.object(model, "_scores_of_good", lambda *arguments: counted("scores", lambda: score(*arguments))):
+    with (
+        patch.object(model, "_scores_of_good", lambda *arguments: counted("scores", lambda: score(*arguments))),
+        patch.object(lightning_model, "random_shifts", lambda images, most: images),  # noqa: ARG005  # counted above
+    ):
         losses: TrainingLosses = counted("losses and scores", lambda: model.losses(moved))
     counted("backward", losses.losses[0].backward)
     counted("optimizer", optimizer.step)
@@ -72,12 +77,12 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = []
     for path in arguments.configurations:
-        options = yaml.safe_load(path.read_text())["model"]["init_args"]
+        options = yaml.safe_load(path.read_text())["model"].get("init_args", {})
         torch.manual_seed(0)
-        model = Daad(**{**options, "base_channels": CHANNELS})
-        images = torch.rand(BATCH, 3, *options["image_size"]) * 2 - 1
-        networks = torch.nn.ModuleList([model.model.autoencoder, model.model.comparison])
-        optimizer = model._build_optimizer(networks)  # noqa: SLF001
+        model = DaadRestoration(**{**options, "base_channels": CHANNELS})
+        model.trainer = Trainer(max_steps=STEPS, logger=False, enable_checkpointing=False)
+        images = torch.rand(BATCH, 3, *model.model.image_size) * 2 - 1
+        (optimizer,), _ = model.configure_optimizers()
         count_step(model, images, optimizer)  # the first step builds the optimizer's state
         total = sum((count_step(model, images, optimizer) for _ in range(STEPS)), Counter())
         row: Row = {"configuration": path.stem, **{name: round(value / STEPS) for name, value in total.items()}}
