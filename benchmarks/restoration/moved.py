@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a trained model still finds when products lie a little elsewhere than the ones it was trained on.
+
+All test images, good and defective, are moved by some pixels, each in another of eight directions, with their borders
+repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE`` for each checkpoint: ``Daad``,
+``Patchcore``, ``Padim`` or another model of anomalib.
+
+Example:
+    python benchmarks/restoration/moved.py Daad:bottle:bottle.ckpt --root datasets/MVTecAD --output moved.csv \
+        --pixels 0 2 4 8
+"""
+
+import argparse
+import os
+from itertools import cycle
+from pathlib import Path
+
+import anomalib.models
+import torch
+from anomalib.data import MVTecAD
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import interpolate
+
+import anomalib_daad  # noqa: F401  # adds its models to anomalib's
+from anomalib_daad.commands.shared.output_folder import Row, write_table
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+from anomalib_daad.models.daad_restoration.placement import move
+
+DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+MASK_SIZE = 128
+
+
+@torch.no_grad()
+def judge(model: torch.nn.Module, datamodule: MVTecAD, pixels: int) -> Row:
+    """Judge a model on test images that are moved."""
+    scores, labels, maps, masks = [], [], [], []
+    directions = cycle(DIRECTIONS)
+    for batch in datamodule.test_dataloader():
+        for image, mask, label in zip(batch.image, batch.gt_mask, batch.gt_label, strict=True):
+            rows, columns = (torch.tensor([pixels * step]) for step in next(directions))
+            output = model.model(model.pre_processor(move(image[None], rows, columns)))
+            scores.append(output.pred_score.flatten())
+            labels.append(label)
+            maps.append(interpolate(output.anomaly_map.float(), (MASK_SIZE, MASK_SIZE), mode="bilinear"))
+            masks.append(interpolate(move(mask[None, None].float(), rows, columns), MASK_SIZE)[0] > 0)
+    image_auroc = float(roc_auc_score(torch.stack(labels), torch.cat(scores)))
+    return {"image_AUROC": round(image_auroc, 4), **measure_pixels(torch.cat(maps), torch.cat(masks))}
+
+
+def main() -> None:
+    """Write one row for each checkpoint and each distance."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pixels", type=int, nargs="+", default=[0, 2, 4, 8], help="of the images as they are on disk")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for text in arguments.checkpoints:
+        name, category, path = text.split(":", 2)
+        datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
+        datamodule.setup()
+        model = getattr(anomalib.models, name).load_from_checkpoint(path, map_location="cpu").eval()
+        for pixels in arguments.pixels:
+            rows.append({"model": name, "category": category, "pixels": pixels, **judge(model, datamodule, pixels)})
+            print(rows[-1], flush=True)
+            write_table(rows, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
