@@ -13,6 +13,7 @@ Example:
 from .data.demo_textures import DemoTextures
 from .data.image_reading import read_image
 from .data.one_class import OneClassCIFAR10, OneClassMNIST
+from .earlier_exports import refuse_earlier_exports
 from .models.daad import Daad
 from .models.daad_restoration import DaadRestoration
 from .models.memae import MemAe
@@ -21,6 +22,7 @@ from .registration import MODELS, register
 from .safetensors_file import load_safetensors, save_safetensors
 
 register()
+refuse_earlier_exports()
 
 __all__ = [
     "MODELS",

@@ -10,7 +10,7 @@ import torch
 from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
@@ -94,18 +94,22 @@ def find_time_limit(trainer: Trainer) -> Timer | None:
 def set_default_length(trainer: Trainer, steps: int) -> None:
     """Set how long a training is where the user said nothing: no max_steps, no max_epochs, no max_time.
 
-    Lightning turns nothing into 1000 epochs, but only after the trainer has met the model. Validation, where nothing
-    was said of it either, then comes half-way and at the end: every epoch of a few steps would take longer than they.
+    Lightning turns nothing into 1000 epochs, but only after the trainer has met the model. Where nothing was said of
+    validation either, a training in steps validates half-way and at its end: validations of every epoch of a few steps
+    would take longer than they.
 
     Args:
         trainer (Trainer): Trainer that meets a model.
         steps (int): Steps of the whole training.
     """
-    if trainer.max_epochs is not None or trainer.max_steps != -1 or find_time_limit(trainer) is not None:
+    if trainer.max_epochs is not None or find_time_limit(trainer) is not None:
         return
-    trainer.fit_loop.epoch_loop.max_steps = steps
-    if (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (1.0, 1):
-        trainer.val_check_interval = max(1, steps // 2)
+    if trainer.max_steps == -1:
+        trainer.fit_loop.epoch_loop.max_steps = steps
+    is_unsaid = (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (1.0, 1)
+    if is_unsaid and not any(isinstance(callback, EarlyStopping) for callback in getattr(trainer, "callbacks", [])):
+        half, is_odd = divmod(trainer.max_steps, 2)
+        trainer.val_check_interval = trainer.max_steps if is_odd else half
         trainer.check_val_every_n_epoch = None
 
 
