@@ -13,7 +13,6 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from scipy.ndimage import gaussian_filter
 
 from anomalib_daad import Daad, DaadRestoration
 
@@ -118,13 +117,6 @@ def raw_scores(model, datamodule, split: str) -> tuple[torch.Tensor, torch.Tenso
         labels.append(int(item.gt_label))
     has_alignment = alignment[0] is not None
     return torch.cat(reconstruction), torch.cat(alignment) if has_alignment else None, labels
-
-
-def standardize_by_loop(maps: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Standardise maps ``(n, H, W)`` by those of good images: scipy in place of kornia, all images at once."""
-    blurred = [gaussian_filter(statistic, 1.0, mode="nearest", radius=4) for statistic in (good.mean(0), good.var(0))]
-    typical = np.sqrt(blurred[1].mean())
-    return np.stack([2 * (one - blurred[0]) / (np.sqrt(blurred[1]) + typical) for one in maps])
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

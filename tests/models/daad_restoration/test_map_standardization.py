@@ -5,12 +5,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import RESTORATION, make_model, standardize_by_loop
+from references import standardize_by_loop
 
-from anomalib_daad.components.error_map import relative_error
-from anomalib_daad.components.inference import for_inference
-from anomalib_daad.models.daad_restoration.corruption import CorruptedImages
-from anomalib_daad.models.daad_restoration.map_standardization import HORIZON, MapStandardization
+from anomalib_daad.models.daad_restoration.map_standardization import (
+    HORIZON,
+    MapStandardization,
+    SettledStandardization,
+)
 
 SIZE = (12, 20)
 
@@ -70,92 +71,8 @@ def test_maps_that_never_vary_stay_finite() -> None:
     assert standardization.eval()(torch.full((4, 1, *SIZE), 3.1)).isfinite().all()
 
 
-# In the model.
-
-
-def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
-    torch.manual_seed(0)
-    masks = torch.zeros(6, 1, 32, 32)
-    masks[[1, 2, 5], 0, 3, 4] = 1
-    monkeypatch.setattr("anomalib_daad.models.daad.lightning_model.relight", lambda images, *_: images)
-    monkeypatch.setattr(
-        "anomalib_daad.models.daad.lightning_model.corrupt", lambda images: CorruptedImages(images, masks)
-    )
-    model = make_model(**RESTORATION, standardize_maps=True, error_map=True).train()
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
-    with torch.no_grad():
-        model.losses(images)
-        output = model.model(images)  # batch statistics: the same again
-        good = masks.amax(dim=(1, 2, 3)) == 0
-        maps = [
-            model.model.anomaly_map(images[good], output.reconstructions[good]),
-            model.model.anomaly_map.blur(output.defects[good]),
-            model.model.anomaly_map.blur(relative_error(images[good], output.reconstructions[good])),
-        ]
-    standardization, its_maps = model.model.standardization, torch.cat(maps, dim=1)
-    assert standardization.count == 3
-    torch.testing.assert_close(standardization.running_mean, its_maps.mean(dim=0, keepdim=True))
-    torch.testing.assert_close(standardization.running_var, its_maps.var(dim=0, correction=0, keepdim=True))
-
-
-@pytest.mark.parametrize("comparison_channels", [0, 4])
-@pytest.mark.parametrize("score", ["maximum_structure", "maximum_error", "maxima"])
-@pytest.mark.parametrize("error_map", [False, True])
-def test_scores_are_maxima_of_standardised_maps_of_the_image_in_its_place(
-    error_map, score, comparison_channels
-) -> None:
-    options = {**RESTORATION, "score": score, "comparison_channels": comparison_channels, "error_map": error_map}
-    model = make_model(**options, placement_radius=2, standardize_maps=True).model
-    model.placement.growth.fill_(10.0)
-    count = 1 + (comparison_channels > 0) + error_map
-    model.standardization.train()(torch.randn(30, count, 32, 32) * torch.rand(count, 32, 32))
-    model.eval()
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
-    placed = model.in_place(images)
-    assert placed.rows.any() or placed.columns.any()
-    with torch.no_grad():
-        restored = model.autoencoder(placed.images)
-        maps = [model.anomaly_map(placed.images, restored)]
-        if comparison_channels:
-            maps.append(model.anomaly_map.blur(model.comparison(placed.images, restored)))
-        if error_map:
-            maps.append(model.anomaly_map.blur(relative_error(placed.images, restored)))
-    maps = list(placed.back(model.standardization(torch.cat(maps, dim=1))).split(1, dim=1))
-    scores = model.scores(images)
-    strongest = maps[0].amax(dim=(1, 2, 3))
-    if error_map and score == "maxima":
-        strongest = (strongest + maps[-1].amax(dim=(1, 2, 3))) / 2
-    torch.testing.assert_close(scores.reconstruction, strongest)
-    if comparison_channels:
-        torch.testing.assert_close(scores.alignment, maps[1].amax(dim=(1, 2, 3)))
-    error = maps.pop() if error_map else 0.0  # in the map; in the scores of "maxima" alone
-    expected = model.score(maps[0] + 2 * error, maps[1] if comparison_channels else None)
-    torch.testing.assert_close(model(images).anomaly_map, expected)
-    rewritten = for_inference(model)
-    torch.testing.assert_close(rewritten(images).anomaly_map, expected, rtol=0, atol=1e-4)
-    assert not any(isinstance(module, MapStandardization) for module in rewritten.modules())
-
-
-def test_standardising_does_not_change_training(make_datamodule, make_engine) -> None:
-    weights = []
-    for standardize_maps in (False, True):
-        model = make_model(**RESTORATION, standardize_maps=standardize_maps)
-        make_engine(max_epochs=2).fit(model, datamodule=make_datamodule())
-        weights.append(dict(model.model.named_parameters()))
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_an_error_map_takes_a_common_unit() -> None:
-    with pytest.raises(ValueError, match="set standardize_maps=True"):
-        make_model(**RESTORATION, error_map=True)
-
-
-def test_maxima_of_several_maps_take_a_common_unit() -> None:
-    with pytest.raises(ValueError, match=r"score='maxima' averages over maps, .* standardize_maps=True"):
-        make_model(**{**RESTORATION, "score": "maxima"})
-
-
-def test_a_mean_error_has_no_map_to_standardise() -> None:
-    with pytest.raises(ValueError, match="Standardised maps need a score of maxima"):
-        make_model(standardize_maps=True)
+def test_what_is_settled_standardises_alike() -> None:
+    standardization = MapStandardization(1, SIZE).train()
+    standardization(draw_maps(20))
+    settled = SettledStandardization(standardization.usual())
+    torch.testing.assert_close(settled(draw_maps(3)), standardization.eval()(draw_maps(3)), rtol=0, atol=0)

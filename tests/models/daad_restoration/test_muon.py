@@ -3,10 +3,11 @@
 """Muon against its paper's loop, the singular value decomposition and PyTorch's Adam."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import RESTORATION, make_model
+from conftest import make_restoration
 from torch import nn
 
 from anomalib_daad.models.daad_restoration.muon import MOMENTUM, RATE, Muon, orthogonalize
@@ -135,30 +136,25 @@ def test_a_closure_is_called_before_the_step() -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("muon", Muon)])
-@pytest.mark.parametrize("adversarial", [True, False])
-def test_the_optimizer_is_a_choice(name, kind, adversarial) -> None:
-    model = make_model(optimizer=name, adversarial=adversarial)
-    optimizers = model.configure_optimizers()
-    assert [type(optimizer) for optimizer in optimizers] == [kind] * (1 + adversarial)
-    chosen = {id(weight) for optimizer in optimizers for weight in optimizer.param_groups[0]["params"]}
+def test_a_restoration_trains_both_networks_with_it() -> None:
+    model = make_restoration()
+    model.trainer = SimpleNamespace(
+        estimated_stepping_batches=10, callbacks=[], max_epochs=1, max_steps=-1, fit_loop=None
+    )
+    (optimizer,), _ = model.configure_optimizers()
+    assert type(optimizer) is Muon
+    chosen = {id(weight) for weight in optimizer.param_groups[0]["params"]}
     assert chosen == {id(weight) for weight in model.model.parameters()}
-    if name == "muon":
-        decoder = {id(layer.weight) for layer in model.model.modules() if isinstance(layer, nn.ConvTranspose2d)}
-        assert {id(weight) for optimizer in optimizers for weight in optimizer._transposed} == decoder
-        assert decoder
-
-
-def test_an_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optimizer must be one of .*'adam', 'muon'.*got 'sgd'"):
-        make_model(optimizer="sgd")
+    decoder = {id(layer.weight) for layer in model.model.modules() if isinstance(layer, nn.ConvTranspose2d)}
+    assert {id(weight) for weight in optimizer._transposed} == decoder
+    assert decoder
 
 
 def test_a_training_in_bfloat16_moves_kernels_no_further_than_orthogonal_steps(
     make_datamodule, make_engine, monkeypatch
 ) -> None:
-    monkeypatch.setattr("anomalib_daad.components.precision.computes_bfloat16", lambda _: True)
-    model = make_model(**RESTORATION, optimizer="muon", learning_rate=1e-3)
+    monkeypatch.setattr("anomalib_daad.training.precision.computes_bfloat16", lambda _: True)
+    model = make_restoration(learning_rate=1e-3)
     before = copy.deepcopy(model.model)
     make_engine(max_steps=6, precision="bf16-mixed").fit(model, datamodule=make_datamodule())
     assert model.trainer.precision == "bf16-mixed"

@@ -7,26 +7,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import RESTORATION, make_model
+from conftest import make_restoration
+from references import detail_by_pillow, judged_by_definition, moved_by_loop, resize, restored_by_definition
 
 from anomalib_daad.commands.compare.gallery import reconstruct
 from anomalib_daad.commands.inspect.images import InspectedImage
 from anomalib_daad.commands.inspect.observation import look
 from anomalib_daad.components.inference import for_inference
-from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch, move
+from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch, move, random_shifts
 
 SIZE = (24, 32)
-
-
-def moved_by_loop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """``(C, H, W)`` moved down and to the right, pixel by pixel."""
-    moved = np.empty_like(image)
-    _, height, width = image.shape
-    for row in range(height):
-        for column in range(width):
-            source = min(max(row - rows, 0), height - 1), min(max(column - columns, 0), width - 1)
-            moved[:, row, column] = image[:, source[0], source[1]]
-    return moved
 
 
 def blob() -> torch.Tensor:
@@ -142,47 +132,33 @@ def test_growth_is_that_of_a_loop() -> None:
     np.testing.assert_allclose(PlacementSearch(1).measure_growth(images, restore_blob), expected, rtol=1e-4)
 
 
-def known(growth: float = 10.0, score: str = "maximum_structure"):
+def known(growth: float = 10.0, radius: int = 2):
     """A network with a search, as if it had learnt the place of its training images or not."""
     torch.manual_seed(0)
-    model = make_model(**{**RESTORATION, "score": score}, placement_radius=2).eval().model
-    model.placement.growth.fill_(growth)
+    model = make_restoration(placement_radius=radius).eval().model
+    if radius:
+        model.placement.growth.fill_(growth)
+    model.standardization.train()(torch.randn(30, 4, 32, 32) * torch.rand(4, 32, 32) + torch.randn(4, 32, 32))
+    model.standardization.eval()
     model.score.calibrate(torch.tensor([0.0, 2.0]), torch.tensor([-5.0, 5.0]))
     return model
 
 
-@pytest.mark.parametrize("score", ["maximum_structure", "maximum_error"])
-def test_scores_and_maps_are_those_of_the_image_in_its_place(score) -> None:
-    model = known(score=score)
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
-    _, _, rows, columns = model.in_place(images)
+def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
+    model = known()
+    images = torch.rand(6, 3, 64, 64) * 2 - 1
+    _, _, rows, columns = model.place(images)
     assert rows.any() or columns.any()
     output, scores = model(images), model.scores(images)
     for index, image in enumerate(images):
-        down, right = int(rows[index]), int(columns[index])
-        placed = torch.from_numpy(moved_by_loop(image.numpy(), down, right))[None]
-        restored = model.autoencoder(placed)
-        maps = [model.anomaly_map(placed, restored), model.anomaly_map.blur(model.comparison(placed, restored))]
-        back = [moved_by_loop(it[0].detach().numpy(), -down, -right) for it in maps]
-        assert scores.reconstruction[index].item() == pytest.approx(back[0].max(), abs=1e-5)
-        assert scores.alignment[index].item() == pytest.approx(back[1].max(), abs=1e-5)
-        fused = 0.9 * back[0] / 2 + 0.1 * (back[1] + 5) / 10  # the ranges and gamma of the model
-        np.testing.assert_allclose(output.anomaly_map[index], fused, atol=1e-5)
-        expected = 0.9 * back[0].max() / 2 + 0.1 * (back[1].max() + 5) / 10
-        assert output.pred_score[index].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_mean_error_is_that_of_the_image_in_its_place() -> None:
-    torch.manual_seed(0)
-    model = make_model(placement_radius=2).eval().model
-    model.placement.growth.fill_(10.0)
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
-    _, _, rows, columns = model.in_place(images)
-    assert rows.any() or columns.any()
-    for image, down, right, found in zip(images, rows, columns, model.scores(images).reconstruction, strict=True):
-        placed = torch.from_numpy(moved_by_loop(image.numpy(), int(down), int(right)))[None]
-        error = torch.linalg.vector_norm(placed - model.autoencoder(placed))
-        assert found.item() == pytest.approx(error.item(), rel=1e-4)
+        maps, first, second = judged_by_definition(model, image, int(rows[index]), int(columns[index]))
+        assert scores.reconstruction[index].item() == pytest.approx(first, abs=1e-3)
+        assert scores.alignment[index].item() == pytest.approx(second, abs=1e-3)
+        structure, detail, comparison, error = maps
+        fused = 0.5 * ((structure + detail) / 2 + 2 * error) / 2 + 0.5 * (comparison + 5) / 10
+        np.testing.assert_allclose(output.anomaly_map[index, 0], resize(fused, 64, 64), rtol=1e-3, atol=1e-3)
+        expected = 0.5 * first / 2 + 0.5 * (second + 5) / 10
+        assert output.pred_score[index].item() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("growth", [float("nan"), 0.9 * KNOWN])
@@ -190,36 +166,41 @@ def test_without_a_known_place_nothing_is_moved(growth) -> None:
     model = known(growth)
     plain = copy.deepcopy(model)
     plain.placement = None
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    images = torch.rand(6, 3, 64, 64) * 2 - 1
     for a, b in zip(model(images), plain(images), strict=True):
         assert torch.equal(a, b) if a is not None else b is None
     assert for_inference(model).placement is None
 
 
-def test_pictures_show_the_reconstruction_where_the_image_lies() -> None:
-    model = make_model(**RESTORATION, placement_radius=2).eval()
+def test_pictures_show_the_restoration_where_the_image_lies() -> None:
+    model = make_restoration().eval()
     model.model.placement.growth.fill_(10.0)
     movements = []
-    for picture in np.random.default_rng(0).random((6, 32, 32, 3)).astype(np.float32):
+    for picture in np.random.default_rng(0).random((6, 64, 64, 3)).astype(np.float32):
         pixels = torch.from_numpy(picture).permute(2, 0, 1)
         image = 2 * pixels - 1
-        _, _, rows, columns = model.model.in_place(image[None])
-        movements.append((int(rows), int(columns)))
-        placed = torch.from_numpy(moved_by_loop(image.numpy(), int(rows), int(columns)))[None]
-        with torch.no_grad():
-            restored = model.model.autoencoder(placed)[0].numpy()
-        expected = (moved_by_loop(restored, -int(rows), -int(columns)) / 2 + 0.5).clip(0, 1).transpose(1, 2, 0)
+        _, _, rows, columns = model.model.place(image[None])
+        rows, columns = int(rows), int(columns)
+        movements.append((rows, columns))
+        seen = detail_by_pillow(image.numpy(), 2)
+        restored = restored_by_definition(model.model, moved_by_loop(seen, rows, columns))[:3]
+        small = moved_by_loop(restored, -rows, -columns) / 2 + 0.5
+        before = seen[:3] / 2 + 0.5
+        expected, enlarged = (
+            np.stack([resize(one, 64, 64) for one in it]).clip(0, 1).transpose(1, 2, 0) for it in (small, before)
+        )
         close_up = look(model, InspectedImage("name", pixels, defective=False, mask=None))
         np.testing.assert_allclose(close_up.image, picture, atol=1e-6)
         np.testing.assert_allclose(close_up.reconstruction, expected, atol=1e-5)
-        np.testing.assert_allclose(close_up.error, np.abs(picture - expected).mean(axis=2), atol=1e-5)
-        np.testing.assert_allclose(reconstruct(model, 255 * picture) / 255, expected, atol=1e-5)
+        np.testing.assert_allclose(close_up.error, np.abs(enlarged - expected).mean(axis=2), atol=1e-5)
+        shown = small.clip(0, 1).transpose(1, 2, 0)
+        np.testing.assert_allclose(reconstruct(model, 255 * picture) / 255, shown, atol=1e-5)
     assert any(movement != (0, 0) for movement in movements)
 
 
 def test_the_rewritten_network_searches_alike() -> None:
     model = known()
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    images = torch.rand(6, 3, 64, 64) * 2 - 1
     rewritten = for_inference(model)
     torch.testing.assert_close(rewritten(images).pred_score, model(images).pred_score, atol=1e-4, rtol=0)
     assert rewritten.placement.is_settled
@@ -229,7 +210,7 @@ def test_the_rewritten_network_searches_alike() -> None:
 def test_the_search_does_not_change_training(make_datamodule, make_engine) -> None:
     weights = []
     for radius in (0, 1):
-        model = make_model(**RESTORATION, placement_radius=radius)
+        model = make_restoration(placement_radius=radius)
         make_engine(max_epochs=2).fit(model, datamodule=make_datamodule())
         weights.append({name: value for name, value in model.model.state_dict().items() if "_range" not in name})
     assert weights[1].pop("placement.growth") > 0
@@ -239,14 +220,15 @@ def test_the_search_does_not_change_training(make_datamodule, make_engine) -> No
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_training_learns_whether_there_is_a_place(validated, make_datamodule, make_engine, tmp_path) -> None:
-    model = make_model(**RESTORATION, placement_radius=1, flips=False)
+    model = make_restoration(placement_radius=1)
     arguments = {} if validated else {"limit_val_batches": 0}
     engine = make_engine(max_epochs=3, **arguments)
     engine.fit(model, datamodule=make_datamodule(train_batch_size=12))
     measured = model.model.placement.growth.clone()
     images = model._latest_images
     assert len(images) == 12
-    expected = PlacementSearch(1).measure_growth(images, model.eval().model.autoencoder).median()
+    seen = model.eval().model.detail(images)
+    expected = PlacementSearch(1).measure_growth(seen, model.model.restore).median()
     torch.testing.assert_close(measured, expected)
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
     assert torch.equal(type(model).load_from_checkpoint(tmp_path / "model.ckpt").model.placement.growth, measured)
@@ -254,4 +236,39 @@ def test_training_learns_whether_there_is_a_place(validated, make_datamodule, ma
 
 def test_a_negative_radius_is_refused() -> None:
     with pytest.raises(ValueError, match="placement_radius must be at least 1, or 0 for no search, got -1"):
-        make_model(placement_radius=-1)
+        make_restoration(placement_radius=-1)
+
+
+# Training images are moved at random.
+
+
+def test_each_image_is_moved_on_its_own_with_its_borders_repeated() -> None:
+    torch.manual_seed(0)
+    image = torch.arange(20.0).reshape(1, 1, 4, 5)
+    moved = random_shifts(image.expand(500, -1, -1, -1), 2)
+    padded = np.pad(image[0, 0].numpy(), 2, mode="edge")
+    variants = [padded[2 - r : 6 - r, 2 - c : 7 - c] for r in (-2, -1, 0, 1, 2) for c in (-2, -1, 0, 1, 2)]
+    counts = [int((moved[:, 0].numpy() == variant).all(axis=(1, 2)).sum()) for variant in variants]
+    assert sum(counts) == 500
+    assert min(counts) > 5
+
+
+@pytest.mark.parametrize(("downscale", "most"), [(2, 1), (4, 2), (8, 4)])
+def test_a_training_sees_moved_images_and_judges_places_by_unmoved_ones(
+    downscale, most, make_datamodule, make_engine, monkeypatch
+) -> None:
+    shifts, seen, measured = [], [], []
+    module = "anomalib_daad.models.daad_restoration.lightning_model"
+    monkeypatch.setattr(f"{module}.random_shifts", lambda images, most: shifts.append((images, most)) or -images)
+    monkeypatch.setattr(f"{module}.relight", lambda images, *_: seen.append(images) or images)
+    size = (16 * downscale, 16 * downscale)
+    model = make_restoration(image_size=size, downscale=downscale, placement_radius=1)
+    monkeypatch.setattr(
+        model.model.placement, "measure_growth", lambda images, _: measured.append(images) or torch.ones(1)
+    )
+    make_engine(max_epochs=1).fit(model, datamodule=make_datamodule())
+    assert len(seen) == len(shifts) == 3
+    for trained, (images, _) in zip(seen, shifts, strict=True):
+        torch.testing.assert_close(trained, model.model.detail(-images))
+    assert {most for _, most in shifts} == {most}
+    torch.testing.assert_close(measured[-1], model.model.detail(shifts[-1][0]))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The restoration network: how an image walks through it, and which sizes it takes."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_restoration
+from references import draw_rough, judged_by_definition, placed_height, resize
+
+from anomalib_daad.components.inference import for_inference
+from anomalib_daad.models.daad_restoration import RestorationModel
+from anomalib_daad.models.daad_restoration.map_standardization import MapStandardization
+
+
+def network_that_has_seen_good_images(**arguments) -> RestorationModel:
+    torch.manual_seed(0)
+    network = make_restoration(**arguments).model.eval()
+    size = network.standardization.running_mean.shape[2:]
+    good = torch.randn(30, 4, *size) * torch.rand(4, *size) + torch.randn(4, *size)
+    network.standardization.train()(good)
+    network.standardization.eval()
+    network.score.calibrate(torch.tensor([0.1, 0.3]), torch.tensor([-2.0, 3.0]))
+    return network
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"downscale": 4}, {"downscale": 4, "image_size": (64, 128)}, {"image_size": (96, 64), "placement_radius": 0}],
+    ids=str,
+)
+def test_an_image_walks_as_its_definition_says(arguments) -> None:
+    network = network_that_has_seen_good_images(**arguments)
+    height, width = network.image_size
+    images = draw_rough(3, height, width)
+    scores, output = network.scores(images), network(images)
+    assert output.anomaly_map.shape == (3, 1, height, width)
+    for index, image in enumerate(images):
+        (structure, detail, comparison, error), first, second = judged_by_definition(network, image)
+        assert scores.reconstruction[index].item() == pytest.approx(first, rel=1e-3, abs=1e-3)
+        assert scores.alignment[index].item() == pytest.approx(second, rel=1e-3, abs=1e-3)
+        expected = 0.5 * (first - 0.1) / 0.2 + 0.5 * (second + 2) / 5
+        assert output.pred_score[index].item() == pytest.approx(expected, rel=1e-3, abs=1e-2)
+        fused = 0.5 * ((structure + detail) / 2 + 2 * error - 0.1) / 0.2 + 0.5 * (comparison + 2) / 5
+        enlarged = resize(fused, width, height)
+        np.testing.assert_allclose(output.anomaly_map[index, 0], enlarged, rtol=1e-3, atol=1e-2)
+
+
+def test_an_export_walks_alike_with_what_it_has_learnt_settled() -> None:
+    network = network_that_has_seen_good_images()
+    images = draw_rough(3, 64, 64)
+    expected, rewritten = network(images), for_inference(network)
+    exported = torch.export.export(rewritten, (images,)).module()
+    for other in (rewritten, exported):
+        torch.testing.assert_close(other(images).pred_score, expected.pred_score, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other(images).anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-3)
+    assert not any(isinstance(module, MapStandardization) for module in rewritten.modules())
+
+
+def test_explanations_lie_where_the_image_lies() -> None:
+    network = network_that_has_seen_good_images()
+    images = draw_rough(2, 64, 64)
+    seen, expected, reads = network.explain(images)
+    small = network.detail(images)
+    torch.testing.assert_close(seen, small[:, :3])
+    torch.testing.assert_close(expected, network.restore(small)[:, :3])
+    assert [tuple(read.queries.shape[:2]) for read in reads] == [(2, 16)] * 3
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ("size", "downscale"), [((32, 32), 2), ((64, 192), 4), ((128, 64), 2), ((256, 256), 4), ((128, 384), 8)]
+)
+def test_any_multiple_of_16_times_downscale_is_taken(size, downscale) -> None:
+    network = RestorationModel(size, downscale, base_channels=4).eval()
+    height, width = size[0] // downscale, size[1] // downscale
+    seen = network.detail(torch.rand(1, 3, *size))
+    assert seen.shape == (1, 4, height, width)
+    coarsest = network.autoencoder.encoder(seen)[-1]
+    assert min(coarsest.shape[2:]) >= 4 or height < 32
+    for memory in network.autoencoder.memories:
+        assert memory.division_rates == (*coarsest.shape[2:], 1)  # a block for each pixel of the bottleneck
+        assert len(memory.items) == 500
+    assert placed_height(network) == height
+    batch = network(torch.rand(2, 3, *size) * 2 - 1)
+    assert batch.pred_score.shape == (2,)
+    assert batch.anomaly_map.shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize(
+    ("size", "downscale"), [((100, 256), 4), ((96, 96), 4), ((64, 64), 8), ((16, 64), 2), ((0, 64), 2)]
+)
+def test_another_size_is_refused_and_two_that_fit_are_named(size, downscale) -> None:
+    unit = 16 * downscale
+    words = rf"image_size {size[0]}x{size[1]} must be divisible by {unit}x{unit}, which is 16 times downscale {downscale}"
+    with pytest.raises(ValueError, match=words) as error:
+        RestorationModel(size, downscale, base_channels=4)
+    fitting = re.findall(r"(\d+)x(\d+)", str(error.value).partition("; take ")[2])
+    assert len(set(fitting)) == 2
+    for height, width in fitting:
+        RestorationModel((int(height), int(width)), downscale, base_channels=4)
+
+
+@pytest.mark.parametrize("downscale", [0, -2, 1, 3, 5, 16])
+def test_another_downscale_is_refused(downscale) -> None:
+    with pytest.raises(ValueError, match=rf"downscale must be one of \(2, 4, 8\), got {downscale}"):
+        make_restoration(image_size=(256, 256), downscale=downscale)
+
+
+@pytest.mark.parametrize(
+    ("size", "downscale"), [((256, 256), 4), ((256, 128), 2), ((64, 192), 4), ((1024, 512), 8)]
+)
+def test_the_blur_is_a_share_of_the_shorter_side_of_what_networks_see(size, downscale) -> None:
+    network = RestorationModel(size, downscale, base_channels=4)
+    sigma = 0.0117 * min(size) / downscale
+    kernel = network.blur.kernel.flatten().double()
+    places = torch.arange(len(kernel)) - len(kernel) // 2
+    expected = torch.exp(-places.double().square() / (2 * sigma**2))
+    torch.testing.assert_close(kernel, expected / expected.sum(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("downscale", [2, 4, 8])
+def test_the_random_shift_is_half_of_downscale(downscale) -> None:
+    assert make_restoration(image_size=(128, 128), downscale=downscale).most_shift == downscale // 2
