@@ -46,16 +46,16 @@ class Wording(NamedTuple):
     """How a detector's pictures are captioned.
 
     Attributes:
-        made (str): What became of an image: ``"rebuilt"`` or ``"restored"``.
-        anomaly_map (str): What the anomaly map holds.
         reconstruction (str): What R(x) is.
         alignment (str): What L(x) is, or what stands in its place; of the same construction.
+        anomaly_map (str): What the anomaly map holds. Defaults to ``"the blurred squared error"``.
+        made (str): What became of an image, ``"rebuilt"`` or ``"restored"``. Defaults to ``"rebuilt"``.
     """
 
-    made: str
-    anomaly_map: str
     reconstruction: str
     alignment: str
+    anomaly_map: str = "the blurred squared error"
+    made: str = "rebuilt"
 
 
 class AnomalyNetwork(nn.Module):

@@ -13,7 +13,9 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -57,6 +59,13 @@ class TrainingLosses(NamedTuple):
 class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExports):
     """Training of a model that reconstructs images and scores them by two parts, each scaled by its range.
 
+    Args:
+        image_size (tuple[int, int]): Height and width that the default pre-processor resizes images to.
+        pre_processor (PreProcessor | bool): ``True`` for the default one.
+        post_processor (PostProcessor | bool): ``True`` for anomalib's.
+        evaluator (Evaluator | bool): ``True`` for the default one.
+        visualizer (Visualizer | bool): ``True`` for anomalib's.
+
     Attributes:
         model (Any): The network, an :class:`AnomalyNetwork`.
         seed (int | None): Seeds every epoch.
@@ -81,6 +90,17 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             msg = f"{cls.__name__} takes no {name}: {cls.moved_arguments[name]}."
             raise ValueError(msg)
         return super().__new__(cls)
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        pre_processor: PreProcessor | bool,
+        post_processor: PostProcessor | bool,
+        evaluator: Evaluator | bool,
+        visualizer: Visualizer | bool,
+    ) -> None:
+        own = self.configure_pre_processor(image_size) if pre_processor is True else pre_processor
+        super().__init__(pre_processor=own, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
 
     @property
     def trainer(self) -> Any:

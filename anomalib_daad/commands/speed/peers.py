@@ -22,7 +22,7 @@ from torch import nn
 from anomalib_daad.components.inference import for_inference
 from anomalib_daad.components.network import AnomalyNetwork
 from anomalib_daad.models.daad import DaadModel
-from anomalib_daad.models.daad_restoration import RestorationModel
+from anomalib_daad.models.daad_restoration import DaadRestoration
 from anomalib_daad.models.daad_restoration.placement import KNOWN
 from anomalib_daad.models.daad_restoration.torch_model import DOWNSCALES
 
@@ -34,7 +34,7 @@ SEEN = 64  # pixels that DaadRestoration's networks see at least, of images that
 def _restoration(size: int, num_images: int, *, is_searched: bool) -> nn.Module:
     del num_images
     downscale = max((factor for factor in DOWNSCALES if size // factor >= SEEN), default=DOWNSCALES[0])
-    model: Any = RestorationModel((size, size), downscale)
+    model: Any = DaadRestoration((size, size), downscale).model
     if is_searched:
         model.placement.growth.fill_(KNOWN)
     return model

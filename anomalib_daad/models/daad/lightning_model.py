@@ -104,18 +104,13 @@ class Daad(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
         if learning_rate is not None and learning_rate <= 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
             raise ValueError(msg)
         if len(lambdas) != 3:
             msg = f"lambdas must be the three weights (rec, adv, ali), got {lambdas}."
             raise ValueError(msg)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = DaadModel(
                 image_size, division_rates, num_items, connections, adversarial, gamma, base_channels
@@ -157,12 +152,5 @@ class Daad(ReconstructionTraining, AnomalibModule):
         return TrainingLosses(losses, Scores(terms.reconstruction, terms.alignment), logged)
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruct images.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
-        """
+        """Reconstruct images."""
         return images, self.model.autoencoder(images)

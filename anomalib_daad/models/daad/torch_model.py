@@ -59,8 +59,6 @@ class DaadModel(AnomalyNetwork):
     """
 
     wording = Wording(
-        made="rebuilt",
-        anomaly_map="the blurred squared error",
         reconstruction="the distance of image and reconstruction",
         alignment="that of their features in the discriminator",
     )
@@ -82,28 +80,14 @@ class DaadModel(AnomalyNetwork):
         self.error_map = ErrorMap()
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> TrainingOutput:
-        """Reconstruct images, and let the discriminator judge both.
-
-        Args:
-            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            TrainingOutput: What the losses need.
-        """
+        """Reconstruct images, and let the discriminator judge both; see :class:`TrainingOutput`."""
         reconstructions, reads = self.autoencoder.reconstruct(images)
         if self.discriminator is None:
             return TrainingOutput(reconstructions, None, None, reads)
         return TrainingOutput(reconstructions, self.discriminator(images), self.discriminator(reconstructions), reads)
 
     def judge(self, images: torch.Tensor) -> Judgement:
-        """Score images by R(x) and L(x) (section 3.3), and map the error.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Judgement: Scores and maps.
-        """
+        """Score images by R(x) and L(x) (section 3.3), and map the error."""
         reconstructions = self.autoencoder(images)
         anomaly_map = self.error_map(images, reconstructions)
         reconstruction = sample_distance(images, reconstructions)
@@ -114,12 +98,5 @@ class DaadModel(AnomalyNetwork):
         return Judgement(Scores(reconstruction, sample_distance(features[:count], features[count:])), anomaly_map)
 
     def explain(self, images: torch.Tensor) -> Explanation:
-        """Reconstruct images, and tell what each memory did.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Explanation: Images, reconstructions and reads.
-        """
+        """Show images and reconstructions."""
         return Explanation(images, *self.autoencoder.reconstruct(images))

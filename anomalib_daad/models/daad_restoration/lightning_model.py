@@ -51,7 +51,8 @@ LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that training vari
 class DaadRestoration(ReconstructionTraining, AnomalibModule):
     """Restoration training with block-wise memories, for parts and surfaces of which only good images are known.
 
-    A training takes 3000 steps of 8 images unless the trainer is given ``max_steps``, ``max_epochs`` or ``max_time``.
+    A training takes 3000 steps unless the trainer is given ``max_steps``, ``max_epochs`` or ``max_time``.
+    The recipe's steps are of 8 images: give the datamodule ``train_batch_size=8``.
     Training images are moved at random by up to half of ``downscale`` pixels.
 
     Args:
@@ -65,9 +66,8 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             networks see, if training images have a place of their own; 0 for as it is. Defaults to ``2``.
         learning_rate (float): Adam's learning rate at the height of its schedule, which Muon's is a multiple of.
             Defaults to ``2e-3``.
-        seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, so
-            that a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
-            Defaults to ``None``.
+        seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, also
+            of a run that is resumed; ``None`` follows the global random state. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
@@ -99,15 +99,10 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
         if learning_rate <= 0:
             msg = f"learning_rate must be positive, got {learning_rate}."
             raise ValueError(msg)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             model = RestorationModel(image_size, downscale, base_channels, placement_radius)
             self.model = model.to(memory_format=torch.channels_last)
@@ -163,14 +158,6 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         self.model.placement.growth.copy_(gather(growth).median())
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Restore images.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: Images as the networks see them, and their restorations, of the same
-            shape.
-        """
+        """Restore images, as the networks see them."""
         seen = self.model.detail(images)
         return seen, self.model.restore(seen)

@@ -4,7 +4,7 @@
 
 Example:
     >>> import torch
-    >>> network = RestorationModel(image_size=(128, 128), base_channels=8).eval()
+    >>> network = RestorationModel((128, 128), downscale=4, base_channels=8, placement_radius=2).eval()
     >>> batch = network(torch.rand(2, 3, 128, 128) * 2 - 1)
     >>> batch.pred_score.shape, batch.anomaly_map.shape
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
@@ -79,35 +79,27 @@ class RestorationModel(AnomalyNetwork):
 
     Args:
         image_size (tuple[int, int]): Height and width of the images, multiples of 16 times ``downscale``.
-            Defaults to ``(256, 256)``.
         downscale (int): The networks see images so many times smaller, 2, 4 or 8, and how much detail that took away,
-            see :class:`Detail`. Defaults to ``4``.
-        base_channels (int): Channels of the autoencoder's finest scale. Defaults to ``64``.
+            see :class:`Detail`.
+        base_channels (int): Channels of the autoencoder's finest scale.
         placement_radius (int): Each image is judged where it is restored better, within so many pixels of what the
             networks see, if training images have a place of their own, see :class:`PlacementSearch`; 0 for as it is.
-            Defaults to ``2``.
 
     Raises:
         ValueError: If an argument is out of range or the size does not fit.
     """
 
     wording = Wording(
-        made="restored",
+        reconstruction="the mean of the strongest differences of image and restoration in structure, detail and error",
+        alignment="the strongest point of their learned comparison",
         anomaly_map=(
             "the differences in structure and error, and what the learned comparison says, each in units of what good "
             "images have at that place"
         ),
-        reconstruction="the mean of the strongest differences of image and restoration in structure, detail and error",
-        alignment="the strongest point of their learned comparison",
+        made="restored",
     )
 
-    def __init__(
-        self,
-        image_size: tuple[int, int] = (256, 256),
-        downscale: int = 4,
-        base_channels: int = 64,
-        placement_radius: int = 2,
-    ) -> None:
+    def __init__(self, image_size: tuple[int, int], downscale: int, base_channels: int, placement_radius: int) -> None:
         super().__init__(image_size, GAMMA)
         if downscale not in DOWNSCALES:
             msg = f"downscale must be one of {DOWNSCALES}, got {downscale}: the networks see images so many times "
@@ -134,14 +126,7 @@ class RestorationModel(AnomalyNetwork):
         self.standardization: nn.Module = MapStandardization(len(Maps._fields), (height, width))
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
-        """Restore images and compare them, as training does with corrupted ones.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Restored: What the losses need.
-        """
+        """Restore images and compare them, as training does with corrupted ones."""
         return self.restore_and_compare(self.detail(images))
 
     def restore_and_compare(self, seen: torch.Tensor) -> Restored:
@@ -198,14 +183,7 @@ class RestorationModel(AnomalyNetwork):
         return self.standardization(self.blur(torch.cat(found, dim=1)))
 
     def judge(self, images: torch.Tensor) -> Judgement:
-        """Score images by the strongest differences, each image where its part belongs, and map them.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Judgement: Scores and maps.
-        """
+        """Score images by the strongest differences, each image where its part belongs, and map them."""
         placed = self.place(images)
         defects = self.comparison(placed.images, placed.restorations)
         maps = Maps(*placed.back(self.maps(placed.images, placed.restorations, defects)).split(1, dim=1))
@@ -213,14 +191,7 @@ class RestorationModel(AnomalyNetwork):
         return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
 
     def explain(self, images: torch.Tensor) -> Explanation:
-        """Tell what the networks saw, what they restored in its place, and what each memory did.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Explanation: Images and restorations, without detail, at the place that images have; and reads.
-        """
+        """Show images and restorations, without detail, at the place that images have."""
         placed = self.place(images)
         reads = self.autoencoder.reconstruct(light(placed.images.float()).take(placed.images)).reads
         return Explanation(self.detail(images)[:, :COLOURS], placed.back(placed.restorations)[:, :COLOURS], reads)

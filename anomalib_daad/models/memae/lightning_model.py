@@ -39,17 +39,17 @@ class MemAe(ReconstructionTraining, AnomalibModule):
             Defaults to ``(256, 256)``.
         num_items (int): Memory items N. Defaults to ``2000``.
         entropy (float): Weight of the entropy of the weights, at least 0. Defaults to ``2e-4``.
-        learning_rate (float): Adam's learning rate. Defaults to ``1e-4``.
-        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
         seed (int | None): As for :class:`Daad`. Defaults to ``None``.
+        learning_rate (float): Adam's learning rate. Defaults to ``1e-4``.
+        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
 
     Raises:
-        ValueError: If an argument is out of range or the sizes do not divide.
+        ValueError: If an argument is out of range, or 16 does not divide the size.
     """
 
     model: MemAeModel
@@ -59,24 +59,19 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         image_size: tuple[int, int] = (256, 256),
         num_items: int = 2000,
         entropy: float = 2e-4,
-        learning_rate: float = 1e-4,
-        flips: bool = True,
         base_channels: int = 64,
         seed: int | None = None,
+        learning_rate: float = 1e-4,
+        flips: bool = True,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
         if learning_rate <= 0 or entropy < 0:
             msg = f"learning_rate must be positive and entropy not negative, got {learning_rate} and {entropy}."
             raise ValueError(msg)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = MemAeModel(image_size, num_items, base_channels).to(memory_format=torch.channels_last)
         self.memory_loss = MemoryLoss({"entropy": entropy})
@@ -107,12 +102,5 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         return TrainingLosses([total], Scores(error, None), {"train_rec": error.mean()})
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruct images.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
-        """
+        """Reconstruct images."""
         return images, self.model.autoencoder(images)

@@ -4,7 +4,7 @@
 
 Example:
     >>> import torch
-    >>> network = MemAeModel(image_size=(64, 64), num_items=100).eval()
+    >>> network = MemAeModel((64, 64), num_items=100, base_channels=64).eval()
     >>> network(torch.rand(2, 3, 64, 64) * 2 - 1).pred_score.shape
     torch.Size([2])
 """
@@ -21,61 +21,33 @@ class MemAeModel(AnomalyNetwork):
     """Autoencoder with a memory: hard shrinkage of the weights at 1/N, renormalised, uniform initial items.
 
     Args:
-        image_size (tuple[int, int]): Height and width of the images. Defaults to ``(256, 256)``.
-        num_items (int): Memory items N. Defaults to ``2000``.
-        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        image_size (tuple[int, int]): Height and width of the images.
+        num_items (int): Memory items N.
+        base_channels (int): Channels of the finest scale.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
     """
 
-    wording = Wording(
-        made="rebuilt",
-        anomaly_map="the blurred squared error",
-        reconstruction="the mean squared error of the reconstruction",
-        alignment="nothing",
-    )
+    wording = Wording(reconstruction="the mean squared error of the reconstruction", alignment="nothing")
 
-    def __init__(
-        self, image_size: tuple[int, int] = (256, 256), num_items: int = 2000, base_channels: int = 64
-    ) -> None:
+    def __init__(self, image_size: tuple[int, int], num_items: int, base_channels: int) -> None:
         super().__init__(image_size, gamma=1.0)
         memory = memory_of(num_items, renormalize=True, init="uniform")
         self.autoencoder = MemoryAutoencoder(self.image_size, None, memory, base_channels, "bottleneck_memory")
         self.error_map = ErrorMap()
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Reconstruction:
-        """Reconstruct images, and tell what the memory did.
-
-        Args:
-            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Reconstruction: Reconstructions and reads.
-        """
+        """Reconstruct images, and tell what the memory did."""
         return self.autoencoder.reconstruct(images)
 
     def judge(self, images: torch.Tensor) -> Judgement:
-        """Score images by their mean squared error, and map it.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Judgement: Scores and maps.
-        """
+        """Score images by their mean squared error, and map it."""
         reconstructions = self.autoencoder(images)
         return Judgement(Scores(mean_square(images, reconstructions), None), self.error_map(images, reconstructions))
 
     def explain(self, images: torch.Tensor) -> Explanation:
-        """Reconstruct images, and tell what the memory did.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Explanation: Images, reconstructions and reads.
-        """
+        """Show images and reconstructions."""
         return Explanation(images, *self.autoencoder.reconstruct(images))
 
 

@@ -50,15 +50,15 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             paper's compactness and separateness. Defaults to ``0.0``.
         learning_rate (float): Adam's learning rate at the start of its cosine schedule. Defaults to ``2e-5``.
         flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``False``.
-        base_channels (int): Channels of the finest scale. Defaults to ``64``.
         seed (int | None): As for :class:`Daad`. Defaults to ``None``.
+        base_channels (int): Channels of the finest scale. Defaults to ``64``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
 
     Raises:
-        ValueError: If an argument is out of range or the sizes do not divide.
+        ValueError: If an argument is out of range, or 16 does not divide the image size.
     """
 
     model: MnadModel
@@ -71,23 +71,18 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         uniform_use: float = 0.0,
         learning_rate: float = 2e-5,
         flips: bool = False,
-        base_channels: int = 64,
         seed: int | None = None,
+        base_channels: int = 64,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
         if num_items < 0 or learning_rate <= 0 or uniform_use < 0:
             msg = "num_items and uniform_use must not be negative and learning_rate positive, got "
             msg += f"{num_items}, {uniform_use} and {learning_rate}."
             raise ValueError(msg)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = MnadModel(image_size, num_items, gamma, base_channels).to(memory_format=torch.channels_last)
         second = {"separateness": WEIGHT} if num_items > 1 else {}  # it needs a second item
@@ -132,12 +127,5 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         return self.model
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruct images.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: The images and their reconstructions, of the same shape.
-        """
+        """Reconstruct images."""
         return images, self.model.reconstruct(images).reconstructions

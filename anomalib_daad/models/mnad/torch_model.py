@@ -4,7 +4,7 @@
 
 Example:
     >>> import torch
-    >>> model = MnadModel(image_size=(64, 64)).eval()
+    >>> model = MnadModel((64, 64), num_items=10, gamma=0.7, base_channels=64).eval()
     >>> model(torch.rand(2, 3, 64, 64) * 2 - 1).pred_score.shape
     torch.Size([2])
 """
@@ -39,29 +39,21 @@ class MnadModel(AnomalyNetwork):
     """MNAD for the reconstruction task, with its memory or without.
 
     Args:
-        image_size (tuple[int, int]): Height and width of the images. Defaults to ``(256, 256)``.
-        num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
-        gamma (float): Weight of PSNR in the score, the paper's lambda. Defaults to ``0.7``.
-        base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        image_size (tuple[int, int]): Height and width of the images.
+        num_items (int): Memory items; 0 is the variant without memory.
+        gamma (float): Weight of PSNR in the score, the paper's lambda.
+        base_channels (int): Channels of the finest scale.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
     """
 
     wording = Wording(
-        made="rebuilt",
-        anomaly_map="the blurred squared error",
         reconstruction="the negative peak signal-to-noise ratio of the reconstruction",
         alignment="the mean distance of its features from the memory",
     )
 
-    def __init__(
-        self,
-        image_size: tuple[int, int] = (256, 256),
-        num_items: int = 10,
-        gamma: float = 0.7,
-        base_channels: int = 64,
-    ) -> None:
+    def __init__(self, image_size: tuple[int, int], num_items: int, gamma: float, base_channels: int) -> None:
         super().__init__(image_size, gamma)
         down = 2**self.num_scales
         refuse_image_size(self.image_size, (down, down), f"the {down}x down-sampling")
@@ -73,37 +65,16 @@ class MnadModel(AnomalyNetwork):
         self.error_map = ErrorMap()
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> MnadOutput:
-        """Reconstruct images, and tell what the memory did.
-
-        Args:
-            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            MnadOutput: Reconstructions and reads.
-        """
+        """Reconstruct images, and tell what the memory did."""
         return self.reconstruct(images)
 
     def judge(self, images: torch.Tensor) -> Judgement:
-        """Score images by PSNR and by the distance of their features from the memory, and map the error.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Judgement: Scores and maps.
-        """
+        """Score images by PSNR and by the distance of their features from the memory, and map the error."""
         output = self.reconstruct(images)
         return Judgement(self.compare(images, output), self.error_map(images, output.reconstructions))
 
     def explain(self, images: torch.Tensor) -> Explanation:
-        """Reconstruct images, and tell what the memory did.
-
-        Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
-
-        Returns:
-            Explanation: Images, reconstructions and reads.
-        """
+        """Show images and reconstructions."""
         return Explanation(images, *self.reconstruct(images))
 
     def reconstruct(self, images: torch.Tensor) -> MnadOutput:
