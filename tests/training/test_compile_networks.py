@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compiled networks train, are saved and are exported as others."""
+
+from functools import partialmethod
+
+import pytest
+import torch
+from conftest import make_model, make_restoration, weights
+from torch import nn
+
+from anomalib_daad.components.encoder_decoder import Decoder, Encoder
+from anomalib_daad.training import CompileNetworks
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch, tmp_path, adversarial) -> None:
+    """As traced for torch.compile; the code that its default backend generates takes minutes."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    models = [make_model(adversarial=adversarial) for _ in range(2)]
+    for model, callbacks in zip(models, ([], [CompileNetworks()]), strict=True):
+        make_engine(max_epochs=2, callbacks=callbacks).fit(model, datamodule=make_datamodule())
+    plain, compiled = models
+    assert compiled.model.autoencoder.encoder._compiled_call_impl is not None
+    assert plain.model.autoencoder.encoder._compiled_call_impl is None
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-3, atol=1e-3, equal_nan=True)
+    images = torch.rand(2, 3, 32, 32)
+    expected = compiled.eval()(images)
+    exported = torch.load(compiled.to_torch(tmp_path), weights_only=False)["model"]
+    torch.testing.assert_close(exported(images).pred_score, expected.pred_score, rtol=0, atol=1e-4)
+    assert compiled.to_onnx(tmp_path).exists()
+
+
+def test_all_encoders_and_decoders_are_compiled(make_datamodule, make_engine, monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    model = make_restoration()
+    make_engine(max_steps=1, callbacks=[CompileNetworks()]).fit(model, datamodule=make_datamodule())
+    networks = [module for module in model.modules() if isinstance(module, Encoder | Decoder)]
+    assert len(compiled) == len(networks) == 4
+    assert {id(module) for module in compiled} == {id(module) for module in networks}
