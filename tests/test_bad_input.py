@@ -3,11 +3,11 @@
 """Bad input gets one clear sentence."""
 
 import pytest
-import torch
-from anomalib.models import Padim
-from conftest import make_model
+from conftest import make_model, make_restoration
 
-from anomalib_daad import Daad
+from anomalib_daad import Daad, DaadRestoration, MemAe, Mnad
+
+SIZED = {Daad: {"division_rates": (2, 2, 1)}, DaadRestoration: {"downscale": 2}, MemAe: {}, Mnad: {}}
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,10 @@ from anomalib_daad import Daad
         ({"gamma": 1.01}, ["gamma", "[0, 1]", "1.01"]),
         ({"num_items": 0}, ["num_items", "at least 1"]),
         ({"learning_rate": 0.0}, ["learning_rate", "positive"]),
-        ({"lambda_rec": -1.0}, ["lambda_rec=-1"]),
-        ({"temperature": -1.0}, ["temperature", "at least 0.02"]),
-        ({"memory_init": "ones"}, ["normal", "ones"]),
-        ({"distance": "l1"}, ["mse", "l1"]),
-        ({"generator_objective": "wasserstein"}, ["saturating", "wasserstein"]),
+        ({"lambdas": (-1.0, 0.5, 0.5)}, ["lambdas", "rec", "(-1.0, 0.5, 0.5)"]),
+        ({"lambdas": (50.0, 0.5)}, ["lambdas", "three", "(50.0, 0.5)"]),
+        ({"connections": "unet"}, ["bottleneck_memory", "unet"]),
+        ({"base_channels": 0}, ["base_channels", "at least 1"]),
     ],
 )
 def test_bad_arguments_are_named(arguments, words) -> None:
@@ -32,49 +31,57 @@ def test_bad_arguments_are_named(arguments, words) -> None:
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.fixture
-def checkpoint(make_datamodule, make_engine) -> str:
-    engine = make_engine(max_epochs=1)
-    engine.fit(make_model(), datamodule=make_datamodule())
-    return engine.trainer.checkpoint_callback.best_model_path
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"num_items": 7}, ["num_items=10 in the checkpoint", "7 here"]),
-        ({"adversarial": False}, ["adversarial=True in the checkpoint", "False here"]),
-        ({"image_size": (64, 64), "base_channels": 8}, ["image_size=(32, 32)", "base_channels=4"]),
+        ({"image_size": (100, 256), "downscale": 4}, ["100x256", "64x64", "16 times downscale 4", "64x256 or 128x256"]),
+        ({"downscale": 3}, ["(2, 4, 8)", "got 3"]),
+        ({"base_channels": 0}, ["base_channels", "at least 1"]),
+        ({"placement_radius": -1}, ["placement_radius", "-1"]),
+        ({"learning_rate": -1e-3}, ["learning_rate", "positive", "-0.001"]),
     ],
 )
-def test_checkpoint_of_another_architecture(make_datamodule, make_engine, checkpoint, arguments, words) -> None:
-    for action in ("fit", "test"):
-        engine = make_engine(max_epochs=2)
-        with pytest.raises(ValueError, match="does not fit") as error:
-            getattr(engine, action)(make_model(**arguments), datamodule=make_datamodule(), ckpt_path=checkpoint)
-        assert all(word in str(error.value) for word in words)
-    with pytest.raises(ValueError, match="does not fit"):
-        Daad.load_from_checkpoint(checkpoint, **arguments)
+def test_bad_arguments_of_restoration_are_named(arguments, words) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        make_restoration(**arguments)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words)
 
 
-def test_checkpoint_of_another_model(make_datamodule, make_engine, tmp_path) -> None:
-    padim = Padim(backbone="resnet18", layers=["layer1"], pre_trained=False, n_features=10)
-    path = tmp_path / "padim.ckpt"
-    torch.save(
-        {
-            "state_dict": padim.state_dict(),
-            "hyper_parameters": dict(padim.hparams),
-            "pytorch-lightning_version": "2.6.0",
-        },
-        path,
-    )
-    with pytest.raises(ValueError, match="another kind of model"):
-        Daad.load_from_checkpoint(path)
-    with pytest.raises(ValueError, match="another kind of model"):
-        make_engine().test(make_model(), datamodule=make_datamodule(), ckpt_path=path)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"restoration": True},
+        {"score": "maxima"},
+        {"comparison_channels": 16},
+        {"standardize": True},
+        {"standardize_maps": True},
+        {"error_map": True},
+        {"placement_radius": 2},
+        {"downscale": 4},
+        {"random_shift": 2},
+        {"optimizer": "muon"},
+        {"restoration": True, "image_size": (256, 256), "downscale": 4, "temperature": 0.1},
+    ],
+    ids=str,
+)
+def test_arguments_of_restoration_say_where_they_went(arguments) -> None:
+    with pytest.raises(ValueError, match=r"^Daad takes no \w+: .*DaadRestoration.*\.$") as error:
+        Daad(**arguments)
+    assert "\n" not in str(error.value)
+    (name,) = {name for name in arguments if f"takes no {name}:" in str(error.value)}
+    assert name != "image_size"
 
 
-def test_pre_processor_of_another_size(make_datamodule, make_engine) -> None:
-    model = make_model(pre_processor=Daad.configure_pre_processor((64, 64)))
-    with pytest.raises(ValueError, match=r"3, 32, 32.*3, 64, 64.*image_size"):
-        make_engine(max_epochs=1).fit(model, datamodule=make_datamodule())
+@pytest.mark.parametrize("kind", [Daad, DaadRestoration])
+def test_an_argument_that_nobody_knows_is_an_error_of_python(kind) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sharpness'"):
+        kind(sharpness=1)
+
+
+@pytest.mark.parametrize("kind", [Daad, DaadRestoration, MemAe, Mnad])
+def test_pre_processor_of_another_size(kind, make_datamodule, make_engine) -> None:
+    model = kind(image_size=(64, 64), base_channels=4, pre_processor=Daad.configure_pre_processor((96, 96)), **SIZED[kind])
+    engine = make_engine(max_epochs=1, limit_val_batches=0)  # nothing but a training step sees the images
+    with pytest.raises(ValueError, match=r"3, 64, 64.*3, 96, 96.*image_size"):
+        engine.fit(model, datamodule=make_datamodule())

@@ -9,22 +9,22 @@ import sys
 import pytest
 import torch
 from anomalib.engine import Engine
-from conftest import RESTORATION, SMALL
+from conftest import SMALL, SMALL_RESTORATION
 from sklearn.metrics import roc_auc_score
 
-from anomalib_daad import Daad
+from anomalib_daad import Daad, DaadRestoration
 
 SCRIPT = """
 import sys
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib_daad import Daad
+from anomalib_daad import {model}
 from anomalib_daad.training.distributed import gather
 
 if __name__ == "__main__":
     root, output, devices = sys.argv[1:]
-    model = Daad(**{arguments})
+    model = {model}(**{arguments})
     datamodule = MVTecAD(
         root, "part", train_batch_size=6 // int(devices), eval_batch_size=2, num_workers=0
     )
@@ -47,27 +47,16 @@ if __name__ == "__main__":
 
 @pytest.fixture(
     scope="module",
-    params=[
-        {"adversarial": True},
-        {
-            **RESTORATION,
-            "placement_radius": 1,
-            "standardize_maps": True,
-            "error_map": True,
-            "image_size": (64, 64),
-            "downscale": 2,
-            "optimizer": "muon",
-            "learning_rate": 2e-3,
-        },
-    ],
+    params=[(Daad, SMALL), (DaadRestoration, {**SMALL_RESTORATION, "placement_radius": 1})],
     ids=["daad_plus", "restoration"],
 )
-def runs(request, data_root, tmp_path_factory) -> dict[int, list[dict]]:
-    """What each process held after training, by the number of processes."""
+def runs(request, data_root, tmp_path_factory) -> dict:
+    """What each process held after training, by the number of processes; and the kind of model."""
+    kind, arguments = request.param
     folder = tmp_path_factory.mktemp("distributed")
     script = folder / "train.py"
-    script.write_text(SCRIPT.format(arguments=SMALL | request.param))
-    results = {}
+    script.write_text(SCRIPT.format(model=kind.__name__, arguments=arguments))
+    results = {"kind": kind}
     for devices in (1, 2):
         output = folder / str(devices)
         output.mkdir()
@@ -93,7 +82,7 @@ def test_scores_are_gathered_over_processes(runs) -> None:
 
 
 def test_ranges_cover_the_images_of_both_processes(runs, make_datamodule) -> None:
-    model = Daad.load_from_checkpoint(runs[2][0]["checkpoint"]).eval()
+    model = runs["kind"].load_from_checkpoint(runs[2][0]["checkpoint"]).eval()
     datamodule = make_datamodule()
     datamodule.setup()
     with torch.no_grad():
@@ -108,8 +97,8 @@ def test_ranges_cover_the_images_of_both_processes(runs, make_datamodule) -> Non
 
 
 def test_two_processes_detect_what_one_does(runs, make_datamodule, make_engine) -> None:
-    for ranks in runs.values():
-        model = Daad.load_from_checkpoint(ranks[0]["checkpoint"])
+    for devices in (1, 2):
+        model = runs["kind"].load_from_checkpoint(runs[devices][0]["checkpoint"])
         engine: Engine = make_engine()
         predictions = engine.predict(model, datamodule=make_datamodule())
         labels = torch.cat([batch.gt_label for batch in predictions])

@@ -8,11 +8,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_restoration
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from anomalib_daad import Mnad
+from anomalib_daad import MemAe, Mnad
 from anomalib_daad.training import divergence
 from anomalib_daad.training.divergence import GameWatch, refuse_diverged, warn_if_astray
 
@@ -103,10 +103,11 @@ class Saturate(Callback):
     "model",
     [
         lambda: make_model(adversarial=False, learning_rate=0.01),
-        lambda: make_model(adversarial=False, learning_rate=0.01, downscale=2, num_scales=3),
+        make_restoration,
+        lambda: MemAe((32, 32), num_items=10, base_channels=4, learning_rate=0.01, seed=0),
         lambda: Mnad((32, 32), base_channels=4, learning_rate=0.01, seed=0),
     ],
-    ids=["Daad", "Daad, downscaled", "Mnad"],
+    ids=["Daad", "DaadRestoration", "MemAe", "Mnad"],
 )
 @pytest.mark.parametrize("callbacks", [[], [Saturate()]], ids=["trained", "saturated"])
 def test_a_training_says_that_it_went_astray(model, callbacks, make_engine, make_datamodule, caplog) -> None:

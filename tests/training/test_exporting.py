@@ -9,7 +9,7 @@ from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, ExportType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from conftest import RESTORATION, make_model
+from conftest import make_model, make_restoration
 from scipy.stats import spearmanr
 
 from anomalib_daad import Daad
@@ -20,28 +20,24 @@ onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
-DAAD_PLUS = {"adversarial": True}
-STANDARDIZED = {**RESTORATION, "score": "maxima", "standardize_maps": True, "error_map": True}
-STANDARDIZED |= {"image_size": (64, 64), "downscale": 2}
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(
     scope="module",
-    params=[DAAD_PLUS, STANDARDIZED],
+    params=[make_model, make_restoration],
     ids=["daad_plus", "restoration"],
 )
 def trained(request, data_root, tmp_path_factory):
-    """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32).
+    """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32 or 64x64).
 
     An export takes seconds: DAAD and MNAD are exported in ``test_properties.py``.
     """
-    return train(request.param, data_root, tmp_path_factory.mktemp("results"))
+    return train(request.param(), data_root, tmp_path_factory.mktemp("results"))
 
 
-def train(arguments, data_root, output):
+def train(model, data_root, output):
     datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-    model = make_model(**arguments)
     engine = Engine(default_root_dir=output, accelerator="cpu", max_epochs=3, enable_progress_bar=False)
     engine.fit(model, datamodule=datamodule)
     return engine, model, datamodule
@@ -107,11 +103,11 @@ def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
 
 
 def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
-    trained = train({**STANDARDIZED, "placement_radius": 2}, data_root, tmp_path)
+    trained = train(make_restoration(placement_radius=2), data_root, tmp_path)
     network = trained[1].model
     network.placement.growth.fill_(KNOWN)  # more than so short a training learns
     images = torch.stack([batch.image[0] for batch in trained[2].test_dataloader()])
-    rows = network.eval().in_place(trained[1].pre_processor(images)).rows
+    rows = network.eval().place(trained[1].pre_processor(images)).rows
     assert rows.any()
     assert network.standardization.count > 0
     check_onnx_and_openvino(trained, input_size=None)
@@ -120,10 +116,10 @@ def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("trained", "compression", "tolerance"),
     [
-        (DAAD_PLUS, None, 1e-4),
-        (DAAD_PLUS, CompressionType.FP16, 0.01),
-        (DAAD_PLUS, CompressionType.INT8, 0.15),
-        (STANDARDIZED, CompressionType.INT8_PTQ, 0.3),
+        (make_model, None, 1e-4),
+        (make_model, CompressionType.FP16, 0.01),
+        (make_model, CompressionType.INT8, 0.15),
+        (make_restoration, CompressionType.INT8_PTQ, 0.3),
     ],
     indirect=["trained"],
 )

@@ -6,10 +6,11 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from conftest import make_model
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
-from anomalib_daad.training.image_cache import CachedDataset, cache_images
+from anomalib_daad.training.image_cache import CachedDataset, ImageCache, cache_images
 
 
 def make_loader(data_root, augmentations=None, **arguments) -> DataLoader:
@@ -65,11 +66,57 @@ def test_other_loaders_stay_as_they_are() -> None:
 @pytest.mark.parametrize("seed", [0, None])
 def test_training_gives_the_same_weights(data_root, make_engine, seed) -> None:
     states = []
-    for image_cache_gb in (0.0, 1.0):
+    for max_gb in (0.0, 1.0):
         torch.manual_seed(3)
-        model = make_model(seed=seed, image_cache_gb=image_cache_gb)
+        model = make_model(seed=seed)
         datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-        make_engine(max_epochs=3).fit(model, datamodule=datamodule)
+        make_engine(max_epochs=3, callbacks=[ImageCache(max_gb)]).fit(model, datamodule=datamodule)
         states.append(model.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+# As a callback.
+
+
+class Watch(Callback):
+    """Notes in each epoch whether training and validation read images from memory."""
+
+    def __init__(self) -> None:
+        self.training: list[bool] = []
+        self.validation: list[bool] = []
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        del pl_module
+        loops = ((self.training, trainer.fit_loop), (self.validation, trainer.fit_loop.epoch_loop.val_loop))
+        for seen, loop in loops:
+            (loader,) = loop._combined_loader.flattened
+            seen.append(isinstance(loader.dataset, CachedDataset))
+
+
+@pytest.mark.parametrize(
+    ("caches", "kept"),
+    [([], True), ([ImageCache()], True), ([ImageCache(max_gb=0)], False), ([ImageCache(max_gb=1e-9)], False)],
+)
+def test_a_cache_of_the_trainer_wins_over_that_of_the_model(caches, kept, make_datamodule, make_engine) -> None:
+    watch = Watch()
+    engine = make_engine(max_epochs=3, callbacks=[*caches, watch])
+    engine.fit(make_model(), datamodule=make_datamodule())
+    assert watch.training == [kept] * 3
+    assert watch.validation[-1] == kept
+    assert sum(isinstance(callback, ImageCache) for callback in engine.trainer.callbacks) == 1
+    assert not caches or caches[0] in engine.trainer.callbacks
+
+
+def test_what_a_training_keeps_is_2_gb_unless_said() -> None:
+    assert ImageCache().max_gb == 2.0
+    with pytest.raises(ValueError, match="max_gb must not be negative, got -1; 0 keeps no images"):
+        ImageCache(max_gb=-1)
+
+
+def test_a_validation_and_a_test_alone_keep_nothing(make_datamodule, make_engine) -> None:
+    for action in ("validate", "test"):
+        engine = make_engine()
+        getattr(engine, action)(make_model(), datamodule=make_datamodule())
+        loop = getattr(engine.trainer, f"{action}_loop")
+        assert not any(isinstance(loader.dataset, CachedDataset) for loader in loop._combined_loader.flattened)

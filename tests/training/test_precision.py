@@ -12,7 +12,7 @@ from conftest import make_model
 from lightning.pytorch.callbacks import Callback
 
 from anomalib_daad.commands.speed import benchmark, limit, training
-from anomalib_daad.components import precision
+from anomalib_daad.components.precision import computes_bfloat16
 
 
 class WatchAutocast(Callback):
@@ -40,7 +40,7 @@ class WatchAutocast(Callback):
 def test_training_avoids_emulated_bfloat16(
     make_datamodule, make_engine, monkeypatch, caplog, asked, emulated, expected
 ) -> None:
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda _: not emulated)
+    monkeypatch.setattr("anomalib_daad.training.precision.computes_bfloat16", lambda _: not emulated)
     watch = WatchAutocast()
     engine = make_engine(max_steps=2, max_epochs=-1, precision=asked, callbacks=[watch])
     engine.fit(make_model(), datamodule=make_datamodule())
@@ -51,8 +51,8 @@ def test_training_avoids_emulated_bfloat16(
 @pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="needs x86-64 Linux")
 def test_bfloat16_is_emulated_without_avx512() -> None:
     flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
-    assert precision.computes_bfloat16("cpu") == ({"avx512bw", "avx512vl", "avx512dq"} <= set(flags))
-    assert precision.computes_bfloat16("cuda:0")
+    assert computes_bfloat16("cpu") == ({"avx512bw", "avx512vl", "avx512dq"} <= set(flags))
+    assert computes_bfloat16("cuda:0")
 
 
 @pytest.mark.parametrize("emulated", [True, False])

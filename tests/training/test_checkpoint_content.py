@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoints of another architecture, model or version are refused in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.models import Padim
+from conftest import SMALL_RESTORATION, make_model, make_restoration
+
+from anomalib_daad import Daad, DaadRestoration, MemAe, Mnad
+from anomalib_daad.training.checkpoint_content import model_name
+
+TINY = {"image_size": (32, 32), "num_items": 5, "base_channels": 4}
+
+
+def train(model, make_engine, make_datamodule) -> str:
+    engine = make_engine(max_epochs=1)
+    engine.fit(model, datamodule=make_datamodule())
+    return engine.trainer.checkpoint_callback.best_model_path
+
+
+@pytest.fixture
+def checkpoint(make_datamodule, make_engine) -> str:
+    return train(make_model(), make_engine, make_datamodule)
+
+
+def refuse_everywhere(kind, build, path, sentence: str, make_engine, make_datamodule) -> None:
+    """Loading, training, testing and exporting refuse a checkpoint with one sentence."""
+    ways = [
+        lambda: kind.load_from_checkpoint(path),
+        lambda: make_engine(max_epochs=2).fit(build(), datamodule=make_datamodule(), ckpt_path=path),
+        lambda: make_engine().test(build(), datamodule=make_datamodule(), ckpt_path=path),
+        lambda: make_engine().export(build(), "onnx", ckpt_path=path),
+    ]
+    for way in ways:
+        with pytest.raises(ValueError, match=sentence) as error:
+            way()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_items": 7}, ["num_items=10 in the checkpoint", "7 here"]),
+        ({"adversarial": False}, ["adversarial=True in the checkpoint", "False here"]),
+        ({"image_size": (64, 64), "base_channels": 8}, ["image_size=(32, 32)", "base_channels=4"]),
+    ],
+)
+def test_checkpoint_of_another_architecture(make_datamodule, make_engine, checkpoint, arguments, words) -> None:
+    for action in ("fit", "test"):
+        engine = make_engine(max_epochs=2)
+        with pytest.raises(ValueError, match="does not fit") as error:
+            getattr(engine, action)(make_model(**arguments), datamodule=make_datamodule(), ckpt_path=checkpoint)
+        assert all(word in str(error.value) for word in words)
+    with pytest.raises(ValueError, match="does not fit"):
+        Daad.load_from_checkpoint(checkpoint, **arguments)
+
+
+def test_restoration_of_another_size(make_datamodule, make_engine) -> None:
+    path = train(make_restoration(), make_engine, make_datamodule)
+    other = make_restoration(image_size=(64, 128))
+    with pytest.raises(ValueError, match=r"image_size=\(64, 64\) in the checkpoint, \(64, 128\) here"):
+        make_engine().test(other, datamodule=make_datamodule(), ckpt_path=path)
+
+
+def test_checkpoint_of_anomalibs(make_datamodule, make_engine, tmp_path) -> None:
+    padim = Padim(backbone="resnet18", layers=["layer1"], pre_trained=False, n_features=10)
+    path = tmp_path / "padim.ckpt"
+    torch.save(
+        {
+            "state_dict": padim.state_dict(),
+            "hyper_parameters": dict(padim.hparams),
+            "pytorch-lightning_version": "2.6.0",
+        },
+        path,
+    )
+    refuse_everywhere(Daad, make_model, path, "another kind of model", make_engine, make_datamodule)
+
+
+def test_checkpoint_of_another_model_of_ours(make_datamodule, make_engine) -> None:
+    mnad = train(Mnad(**TINY), make_engine, make_datamodule)
+    sentence = r"^The checkpoint does not fit Daad: it is one of Mnad; load it with Mnad\.$"
+    refuse_everywhere(Daad, make_model, mnad, sentence, make_engine, make_datamodule)
+    assert isinstance(Mnad.load_from_checkpoint(mnad), Mnad)
+
+
+@pytest.mark.parametrize("kind", [DaadRestoration, MemAe, Mnad])
+def test_daads_checkpoint_in_others(kind, checkpoint) -> None:
+    with pytest.raises(ValueError, match=rf"^The checkpoint does not fit {kind.__name__}: it is one of Daad; load it"):
+        kind.load_from_checkpoint(checkpoint)
+
+
+def rewrite(path: str, **changes) -> None:
+    content = torch.load(path, weights_only=True)
+    for key, value in changes.items():
+        if value is None:
+            del content[key]
+        else:
+            content[key] = value
+    torch.save(content, path)
+
+
+def test_checkpoint_of_an_older_version(checkpoint, make_engine, make_datamodule) -> None:
+    rewrite(checkpoint, anomalib_daad=None, daad_validated=True)
+    sentence = r"^The checkpoint was trained by another version of anomalib-daad \(format 1, here 2\).*train the model ag"
+    refuse_everywhere(Daad, make_model, checkpoint, sentence, make_engine, make_datamodule)
+    with pytest.raises(ValueError, match=sentence):
+        DaadRestoration.load_from_checkpoint(checkpoint)
+
+
+def test_checkpoint_of_a_newer_version(checkpoint) -> None:
+    rewrite(checkpoint, anomalib_daad={"format": 3, "model": "Daad", "validated": True, "more": 1})
+    with pytest.raises(ValueError, match=r"format 3, here 2"):
+        Daad.load_from_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_what_stands_in_a_checkpoint(validated, make_datamodule, make_engine) -> None:
+    engine = make_engine(max_epochs=1, **({} if validated else {"limit_val_batches": 0}))
+    engine.fit(make_restoration(), datamodule=make_datamodule())
+    path = Path(engine.trainer.checkpoint_callback.best_model_path)
+    content = torch.load(path, weights_only=True)
+    assert content["anomalib_daad"] == {"format": 2, "model": "DaadRestoration", "validated": validated}
+    assert model_name(content) == "DaadRestoration"
+    assert content["hyper_parameters"].items() >= SMALL_RESTORATION.items()
+
+
+def test_other_checkpoints_have_no_model_of_ours() -> None:
+    assert model_name({}) is None
+    assert model_name({"anomalib_daad": None}) is None
+
+
+def test_a_subclass_reads_the_checkpoints_of_its_parent(checkpoint) -> None:
+    class Mine(Daad):
+        """A user's own."""
+
+    assert isinstance(Mine.load_from_checkpoint(checkpoint), Mine)
