@@ -7,16 +7,18 @@ import math
 import pytest
 import torch
 from anomalib.data import ImageBatch
-from conftest import SMALL, make_model
+from conftest import SMALL, make_model, make_restoration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalib_daad import Mnad
+from anomalib_daad import MemAe, Mnad
 from anomalib_daad.components.block_memory import BlockMemory
-from anomalib_daad.components.error_map import AnomalyMap
+from anomalib_daad.components.distance import sample_distance
+from anomalib_daad.components.error_map import ErrorMap
 from anomalib_daad.components.finite_input import refuse_not_finite
 from anomalib_daad.components.fused_score import FusedScore
-from anomalib_daad.models.daad.loss import sample_distance
+from anomalib_daad.components.gaussian_blur import GaussianBlur
+from anomalib_daad.models.memae.torch_model import mean_square
 
 MANY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 FLOATS = st.floats(-1e6, 1e6, width=32)
@@ -99,35 +101,42 @@ def test_scores_are_finite_and_never_fall_where_a_part_grows(calibration, parts,
 
 
 @MANY
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(-15, 15), st.sampled_from(["l2", "mse"]))
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(-15, 15), st.sampled_from([sample_distance, mean_square]))
 def test_distances(batch, height, width, exponent, distance) -> None:
     generator = torch.Generator().manual_seed(height * width)
     first, second = torch.randn(2, batch, 3, height, width, generator=generator) * 10.0**exponent
-    found = sample_distance(first, second, distance)
+    found = distance(first, second)
     difference = (first.double() - second.double()).flatten(1)
-    expected = difference.norm(dim=1) if distance == "l2" else difference.square().mean(1)
+    expected = difference.norm(dim=1) if distance is sample_distance else difference.square().mean(1)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-35)
-    assert torch.equal(sample_distance(first, first, distance), torch.zeros(batch))
+    assert torch.equal(distance(first, first), torch.zeros(batch))
 
 
 @MANY
-@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
+@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.3, 1.0, 3.0]))
 def test_maps_are_means_of_errors(height, width, sigma) -> None:
     generator = torch.Generator().manual_seed(height * width)
     images, reconstructions = torch.randn(2, 2, 3, height, width, generator=generator)
     error = (images - reconstructions).square().mean(1, keepdim=True)
-    found = AnomalyMap(sigma)(images, reconstructions)
-    assert found.shape == error.shape
-    assert (found >= error.amin() - 1e-5).all()
-    assert (found <= error.amax() + 1e-5).all()
+    for found in (ErrorMap()(images, reconstructions), GaussianBlur(sigma)(error)):
+        assert found.shape == error.shape
+        assert (found >= error.amin() - 1e-5).all()
+        assert (found <= error.amax() + 1e-5).all()
 
 
 def system(name: str):
     """Model in evaluation mode, scaled and with thresholds as after a validation."""
     arguments = {key: value for key, value in SMALL.items() if key != "division_rates"}
-    module = Mnad(**arguments) if name == "Mnad" else make_model(adversarial=name == "DAAD+")
+    module = {
+        "Mnad": lambda: Mnad(**arguments),
+        "MemAe": lambda: MemAe(**arguments),
+        "DAAD+": make_model,
+        "DAAD": lambda: make_model(adversarial=False),
+        "DaadRestoration": make_restoration,
+    }[name]()
     with torch.no_grad():
-        module.model.score.calibrate(*module.model.eval().scores(torch.rand(20, 3, 32, 32) * 2 - 1))
+        images = torch.rand(20, 3, *module.model.image_size) * 2 - 1
+        module.model.score.calibrate(*module.model.eval().scores(images))
     thresholds = {"_image_threshold": 3.0, "_pixel_threshold": 3.0}
     ranges = {"image_min": 0.0, "image_max": 6.0, "pixel_min": 0.0, "pixel_max": 4.0}
     for buffer, value in {**thresholds, **ranges}.items():
@@ -136,7 +145,7 @@ def system(name: str):
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
-@pytest.mark.parametrize("name", ["DAAD+", "DAAD", "Mnad"])
+@pytest.mark.parametrize("name", ["DAAD+", "DAAD", "Mnad", "MemAe", "DaadRestoration"])
 def test_an_image_that_is_not_finite_is_anomalous_and_the_others_keep_their_scores(name, value) -> None:
     module = system(name)
     images = torch.rand(3, 3, 32, 32)
@@ -150,14 +159,14 @@ def test_an_image_that_is_not_finite_is_anomalous_and_the_others_keep_their_scor
     assert not found.pred_label[others].any()
     torch.testing.assert_close(found.pred_score[others], expected.pred_score[others])
     assert not found.anomaly_map.isnan().any()
-    raw = module.model(images * 2 - 1)
+    raw = module.model(module.pre_processor(images))
     assert raw.pred_score[1] == math.inf
     assert raw.pred_score[others].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [1e4, 1e18, 1e30, 3e38])
 def test_a_huge_pixel_is_anomalous(size) -> None:
-    for name in ("DAAD+", "Mnad"):
+    for name in ("DAAD+", "Mnad", "MemAe", "DaadRestoration"):
         images = torch.rand(1, 3, 32, 32)
         images[0, 1, 3, 3] = size
         found = system(name)(images)

@@ -20,14 +20,18 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.deploy import TorchInferencer
 from anomalib.engine import Engine
-from conftest import SMALL
+from conftest import SMALL, make_restoration
 
-from anomalib_daad import Daad, Mnad
+from anomalib_daad import MODELS, Daad, DaadRestoration, MemAe, Mnad
 from anomalib_daad.commands.reproduce.systems import SYSTEMS
-from anomalib_daad.models.daad.loss import sample_distance
+from anomalib_daad.components.distance import sample_distance
+from anomalib_daad.models.daad_restoration.difference_maps import relative_error
+from anomalib_daad.models.memae.torch_model import mean_square
 from anomalib_daad.models.mnad.torch_model import negative_psnr
 
-EXPORTED = ["DAAD", "MNAD"]  # an export takes seconds; DAAD+ and restoration: test_export.py
+EXPORTED = ["DAAD", "MNAD", "MemAE, its paper"]  # an export takes seconds; DAAD+ and restoration: test_exporting.py
+RESTORATION = "Restoration"  # which is no system of the paper
+DISTANCES = {Daad: sample_distance, MemAe: mean_square, Mnad: negative_psnr}
 TOLERANCE = 1e-4
 
 
@@ -168,15 +172,18 @@ def autocast_does_not_change_scores(trained, images, expected) -> None:
 
 
 def more_defect_never_lowers_r(trained, images, expected) -> None:
-    """On a fixed reconstruction R grows with the strength of a defect and with its area."""
+    """On a fixed reconstruction R grows with the strength of a defect and with its area.
+
+    Of restorations the strongest differences are scored, not their sum.
+    """
     del expected
     network = trained.module.model
+    if isinstance(trained.module, DaadRestoration):
+        return
     originals = images_of(trained.module, images)
 
     def score(changed: torch.Tensor) -> torch.Tensor:
-        if isinstance(trained.module, Mnad):
-            return network.score(negative_psnr(changed, originals), None)
-        return network.score(sample_distance(changed, originals, network.distance), None)
+        return network.score(DISTANCES[type(trained.module)](changed, originals), None)
 
     strengths = torch.stack([score(originals + strength) for strength in torch.linspace(0, 2, 9)])
     areas = []
@@ -194,9 +201,16 @@ def flips_flip_the_map(trained, images, expected) -> None:
     network = trained.module.model
     originals = images_of(trained.module, images)
     reconstructions = originals.roll(1, 0)
-    flat = network.anomaly_map(originals, reconstructions)
+
+    def differ(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        if not isinstance(trained.module, DaadRestoration):
+            return network.error_map(images, reconstructions)
+        seen, restored = network.detail(images), network.detail(reconstructions)
+        return network.blur(torch.cat([network.structure(seen, restored), relative_error(seen, restored)], dim=1))
+
+    flat = differ(originals, reconstructions)
     for dim in (-1, -2):
-        flipped = network.anomaly_map(originals.flip(dim), reconstructions.flip(dim))
+        flipped = differ(originals.flip(dim), reconstructions.flip(dim))
         torch.testing.assert_close(flipped, flat.flip(dim))
 
 
@@ -221,22 +235,30 @@ OF_A_SYSTEM: list[Callable] = [
 
 
 def arguments_of(name: str) -> dict:
-    """Arguments at 32x32 pixels, whose coarsest features are 2x2: finer divisions become (2, 2, 1)."""
+    """Arguments at 32x32 pixels, whose coarsest features are 4x4: finer divisions become (4, 4, 1)."""
     arguments = {**SMALL, "visualizer": False, **SYSTEMS[name].arguments}
-    arguments |= {key: 4 for key in ("base_channels", "comparison_channels") if arguments.get(key)}
-    if SYSTEMS[name].model == "Mnad":
+    if arguments.get("num_items"):
+        arguments["num_items"] = SMALL["num_items"]
+    if SYSTEMS[name].model != "Daad":
         del arguments["division_rates"]
     elif arguments["division_rates"] is not None:
-        arguments["division_rates"] = (*(min(rate, 2) for rate in arguments["division_rates"][:2]), 1)
+        arguments["division_rates"] = (*(min(rate, 4) for rate in arguments["division_rates"][:2]), 1)
     return arguments
 
 
-def build(name: str, seed: int = 0) -> Daad | Mnad:
-    return (Mnad if SYSTEMS[name].model == "Mnad" else Daad)(**{**arguments_of(name), "seed": seed})
+def build(name: str, seed: int = 0) -> Daad | DaadRestoration | MemAe | Mnad:
+    if name == RESTORATION:
+        return make_restoration(visualizer=False, seed=seed)
+    return MODELS[SYSTEMS[name].model](**{**arguments_of(name), "seed": seed})
+
+
+def what_differs(name: str) -> str:
+    arguments = arguments_of(name)
+    return str((SYSTEMS[name].model, {**arguments, "lambdas": None}))
 
 
 # Systems that differ in a weight of the loss, or in divisions that are the same here, are one system here.
-DISTINCT = list({str({**arguments_of(name), "lambda_ali": 0}): name for name in reversed(SYSTEMS)}.values())
+DISTINCT = [*{what_differs(name): name for name in reversed(SYSTEMS)}.values(), RESTORATION]
 
 
 def images_of(module, images: torch.Tensor) -> torch.Tensor:

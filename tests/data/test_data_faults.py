@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
-from conftest import make_model
+from conftest import make_model, make_restoration
 from PIL import Image
 
 
@@ -60,12 +60,13 @@ WORK = {
 }
 
 
+@pytest.mark.parametrize("build", [make_model, make_restoration])
 @pytest.mark.parametrize("case", WORK)
-def test_works(root, make_engine, case) -> None:
+def test_works(root, make_engine, case, build) -> None:
     """Training calibrates, and every test image gets a finite score and a label."""
     WORK[case](root)
     datamodule = MVTecAD(root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-    model, engine = make_model(visualizer=False), make_engine(max_epochs=1)
+    model, engine = build(visualizer=False), make_engine(max_epochs=1)
     engine.fit(model, datamodule=datamodule)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert model.model.score.reconstruction_range.isfinite().all()

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import Resize
 from anomalib_daad import OneClassCIFAR10, OneClassMNIST
 from anomalib_daad.training.image_cache import CachedDataset, cache_images
 
-CONFIG = Path(__file__).parents[1] / "configs" / "one_class_mnist.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "one_class_mnist.yaml"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NUM_TRAIN, NUM_TEST = 60, 40  # 6 and 4 of each class
 
