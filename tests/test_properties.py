@@ -235,14 +235,14 @@ OF_A_SYSTEM: list[Callable] = [
 
 
 def arguments_of(name: str) -> dict:
-    """Arguments at 32x32 pixels, whose coarsest features are 4x4: finer divisions become (4, 4, 1)."""
+    """Arguments at 32x32 pixels, where all divisions finer than (2, 2, 1) become it."""
     arguments = {**SMALL, "visualizer": False, **SYSTEMS[name].arguments}
     if arguments.get("num_items"):
         arguments["num_items"] = SMALL["num_items"]
     if SYSTEMS[name].model != "Daad":
         del arguments["division_rates"]
     elif arguments["division_rates"] is not None:
-        arguments["division_rates"] = (*(min(rate, 4) for rate in arguments["division_rates"][:2]), 1)
+        arguments["division_rates"] = (*(min(rate, 2) for rate in arguments["division_rates"][:2]), 1)
     return arguments
 
 

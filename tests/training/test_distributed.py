@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(
     scope="module",
-    params=[(Daad, SMALL), (DaadRestoration, {**SMALL_RESTORATION, "placement_radius": 1})],
+    params=[(Daad, {**SMALL, "learning_rate": 1e-3}), (DaadRestoration, {**SMALL_RESTORATION, "placement_radius": 1})],
     ids=["daad_plus", "restoration"],
 )
 def runs(request, data_root, tmp_path_factory) -> dict:
