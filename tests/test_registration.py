@@ -21,9 +21,16 @@ USE_EVERY_NAME = """
     from anomalib.models import get_model, list_models
     import anomalib_daad
     assert anomalib_daad.__file__.startswith(sys.argv[1]), anomalib_daad.__file__
-    assert "daad" in list_models()
+    assert {"daad", "daad_restoration", "mem_ae", "mnad"} <= set(list_models())
     small = {"image_size": [32, 32], "division_rates": [2, 2, 1], "num_items": 5, "base_channels": 4}
     assert isinstance(get_model("daad", **small), anomalib_daad.Daad)
+    fewer = {"image_size": [64, 64], "base_channels": 4}
+    for short, name in (("daad_restoration", "DaadRestoration"), ("mem_ae", "MemAe"), ("mnad", "Mnad")):
+        kind = anomalib_daad.MODELS[name]
+        assert isinstance(get_model(short, **{**fewer, "image_size": (64, 64)}), kind)
+        for class_path in (name, f"anomalib_daad.{name}", f"anomalib.models.{name}"):
+            assert isinstance(get_model({"class_path": class_path, "init_args": fewer}), kind)
+    assert isinstance(get_model("DaadRestoration"), anomalib_daad.DaadRestoration)
     for class_path in ("Daad", "anomalib_daad.Daad", "anomalib.models.Daad"):
         model = get_model({"class_path": class_path, "init_args": small})
         assert isinstance(model, anomalib_daad.Daad) and model.hparams.num_items == 5
@@ -45,6 +52,8 @@ USE_EVERY_NAME = """
         cli = AnomalibCLI(command, run=False)
         assert type(cli.model).__name__ == "Daad", command
         assert cli.model.model.image_size == (32, 32), command
+    command = ["train", "--data", "MVTecAD", "--model", "DaadRestoration", "--model.image_size", "[128, 192]"]
+    assert AnomalibCLI([*command, "--model.base_channels", "4"], run=False).model.model.image_size == (128, 192)
     help_text = io.StringIO()
     with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         AnomalibCLI(["train", "--model.help", "Daad"], run=False)

@@ -10,11 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from anomalib.models import Padim
-from conftest import RESTORATION, make_model, mutated
+from conftest import make_model, make_restoration, mutated
 from packaging.requirements import Requirement
 from safetensors import safe_open
 
-from anomalib_daad import Daad, Mnad, load_safetensors, save_safetensors
+from anomalib_daad import Daad, MemAe, Mnad, load_safetensors, save_safetensors
 from anomalib_daad.commands.compare.contestant import Contestant
 from anomalib_daad.commands.compare.data import ComparedData
 from anomalib_daad.commands.compare.finding import Finding
@@ -23,8 +23,9 @@ from anomalib_daad.commands.compare.trial import Trial
 from anomalib_daad.commands.inspect.checkpoint import load_model
 
 MODELS = {
-    "daad_plus": lambda: make_model(),
-    "restoration": lambda: make_model(**RESTORATION),
+    "daad_plus": make_model,
+    "restoration": make_restoration,
+    "memae": lambda: MemAe(image_size=(32, 32), num_items=5, base_channels=4),
     "mnad": lambda: Mnad(image_size=(32, 32), num_items=5, base_channels=4),
 }
 
@@ -156,7 +157,8 @@ def test_a_changed_file_is_refused(change, saved) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "2"}, "its format is 2"),
+        ({"format": "1"}, "its format is 1, that of this version 2; train the model again"),
+        ({"format": "3"}, "its format is 3"),
         ({"model": "os.system"}, "not a model that this version"),
         ({"arguments": '{"evil": 1}'}, "arguments that Daad does not know: evil"),
         ({"arguments": "{}"}, "does not fit its own description"),
@@ -179,9 +181,9 @@ def test_a_file_that_does_not_fit_is_refused_even_with_a_right_digest(change, wo
 
 def test_a_strange_pre_processor_is_refused(tmp_path) -> None:
     model = make_model(pre_processor=Daad.configure_pre_processor((64, 64)))
-    with pytest.raises(ValueError, match="with its own pre-processor"):
+    with pytest.raises(ValueError, match="with their own pre-processor can be saved, got Daad with"):
         save_safetensors(model, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="Only a Daad or Mnad"):
+    with pytest.raises(ValueError, match="Only DaadRestoration, Daad, MemAe, Mnad with their own pre-processor can be saved, got Padim"):
         save_safetensors(Padim(pre_trained=False, backbone="resnet18"), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 
