@@ -30,36 +30,40 @@ SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "
 SMALL_RESTORATION = {"image_size": (64, 64), "downscale": 2, "base_channels": 4, "seed": 0}
 
 
-def draw_part(rng: np.random.Generator, defective: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_part(rng: np.random.Generator, defective: bool, scale: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """A bright disc on a dark ground, 48x40 pixels, with a dark bar across it where defective; and the bar's mask."""
-    image = rng.normal(40, 4, (48, 40, 3))
-    center = tuple(int(c) for c in rng.integers(18, 23, 2))
-    disc = cv2.circle(np.zeros((48, 40), np.uint8), center, 12, 255, -1)
-    image[disc > 0] += 150
-    mask = np.zeros((48, 40), np.uint8)
+    size = (48 * scale, 40 * scale)
+    image = rng.normal(40, 4, (*size, 3))
+    center = tuple(int(c) for c in rng.integers(18 * scale, 23 * scale, 2))
+    image[cv2.circle(np.zeros(size, np.uint8), center, 12 * scale, 255, -1) > 0] += 150
+    mask = np.zeros(size, np.uint8)
     if defective:
-        top, left = rng.integers(12, 20, 2)
-        mask[top : top + 6, left : left + 12] = 255
+        top, left = rng.integers(12 * scale, 20 * scale, 2)
+        mask[top : top + 6 * scale, left : left + 12 * scale] = 255
         image[mask > 0] = rng.normal(10, 4, (int((mask > 0).sum()), 3))
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-@pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def draw_data(root: Path, scale: int = 1) -> Path:
     """Root of a data set of MVTec AD's layout with one category, ``part``."""
-    root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for folder, count in (("train/good", 12), ("test/good", 5), ("test/bar", 6)):
         directory = root / "part" / folder
         directory.mkdir(parents=True)
         for index in range(count):
-            image, mask = draw_part(rng, defective=folder == "test/bar")
+            image, mask = draw_part(rng, folder == "test/bar", scale)
             cv2.imwrite(str(directory / f"{index:03d}.png"), image)
             if folder == "test/bar":
                 truth = root / "part/ground_truth/bar"
                 truth.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(truth / f"{index:03d}_mask.png"), mask)
     return root
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of the drawn data set, 48x40 pixels."""
+    return draw_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

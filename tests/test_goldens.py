@@ -9,12 +9,12 @@ in another order, and the test is skipped.
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from conftest import draw_data
 from lightning.pytorch.callbacks import Callback
 
 from anomalib_daad import Daad, DaadRestoration, MemAe, Mnad
@@ -34,32 +34,9 @@ SYSTEMS = {
 }
 
 
-def draw(rng: np.random.Generator, is_defective: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc on a dark ground, 240x200 pixels, with a dark bar across it where defective; and the bar's mask."""
-    image = rng.normal(40, 4, (240, 200, 3))
-    center = tuple(int(c) for c in rng.integers(90, 115, 2))
-    image[cv2.circle(np.zeros((240, 200), np.uint8), center, 60, 255, -1) > 0] += 150
-    mask = np.zeros((240, 200), np.uint8)
-    if is_defective:
-        top, left = rng.integers(60, 100, 2)
-        mask[top : top + 30, left : left + 60] = 255
-        image[mask > 0] = rng.normal(10, 4, (int((mask > 0).sum()), 3))
-    return image.clip(0, 255).astype(np.uint8), mask
-
-
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("discs")
-    rng = np.random.default_rng(0)
-    for folder, count in (("train/good", 12), ("test/good", 5), ("test/bar", 6)):
-        (root / "part" / folder).mkdir(parents=True)
-        (root / "part/ground_truth/bar").mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            image, mask = draw(rng, folder == "test/bar")
-            cv2.imwrite(str(root / "part" / folder / f"{index:03d}.png"), image)
-            if folder == "test/bar":
-                cv2.imwrite(str(root / f"part/ground_truth/bar/{index:03d}_mask.png"), mask)
-    return root
+    return draw_data(tmp_path_factory.mktemp("discs"), scale=5)
 
 
 class Losses(Callback):
