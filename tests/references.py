@@ -47,9 +47,7 @@ def structure_by_definition(first: np.ndarray, second: np.ndarray, scales: int =
     """1 - GMS of grey values in [0, 1], gradients by SciPy's Prewitt filter, averaged over scales."""
     size, total = first.shape, 0.0
     for _ in range(scales):
-        g, h = (
-            np.hypot(*(ndimage.prewitt(x, axis, mode="nearest") / 3 for axis in (0, 1))) for x in (first, second)
-        )
+        g, h = (np.hypot(*(ndimage.prewitt(x, axis, mode="nearest") / 3 for axis in (0, 1))) for x in (first, second))
         difference = torch.from_numpy(1 - (2 * g * h + 0.0026) / (g**2 + h**2 + 0.0026))[None, None]
         total = total + interpolate(difference, size, mode="bilinear")[0, 0].numpy() / scales
         first, second = (x.reshape(len(x) // 2, 2, -1, 2).mean(axis=(1, 3)) for x in (first, second))
@@ -97,8 +95,8 @@ def judged_by_definition(
     Only the autoencoder and the comparison are the network's own. The maps of structure, detail, comparison and error,
     standardised and moved back; R(x) and L(x).
     """
-    seen = moved_by_loop(detail_by_pillow(image.double().numpy(), image.shape[1] // placed_height(network)), rows, columns)
-    seen = seen.astype(np.float64)
+    seen = detail_by_pillow(image.double().numpy(), image.shape[1] // placed_height(network))
+    seen = moved_by_loop(seen, rows, columns).astype(np.float64)
     restored = restored_by_definition(network, seen)
     grey = [(x[:3].mean(axis=0) + 1) / 2 for x in (seen, restored)]
     contrast = max(seen[3].std(), 0.01)

@@ -81,7 +81,8 @@ def test_an_argument_that_nobody_knows_is_an_error_of_python(kind) -> None:
 
 @pytest.mark.parametrize("kind", [Daad, DaadRestoration, MemAe, Mnad])
 def test_pre_processor_of_another_size(kind, make_datamodule, make_engine) -> None:
-    model = kind(image_size=(64, 64), base_channels=4, pre_processor=Daad.configure_pre_processor((96, 96)), **SIZED[kind])
+    pre_processor = Daad.configure_pre_processor((96, 96))
+    model = kind(image_size=(64, 64), base_channels=4, pre_processor=pre_processor, **SIZED[kind])
     engine = make_engine(max_epochs=1, limit_val_batches=0)  # nothing but a training step sees the images
     with pytest.raises(ValueError, match=r"3, 64, 64.*3, 96, 96.*image_size"):
         engine.fit(model, datamodule=make_datamodule())

@@ -101,7 +101,13 @@ def test_scores_are_finite_and_never_fall_where_a_part_grows(calibration, parts,
 
 
 @MANY
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(-15, 15), st.sampled_from([sample_distance, mean_square]))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(-15, 15),
+    st.sampled_from([sample_distance, mean_square]),
+)
 def test_distances(batch, height, width, exponent, distance) -> None:
     generator = torch.Generator().manual_seed(height * width)
     first, second = torch.randn(2, batch, 3, height, width, generator=generator) * 10.0**exponent

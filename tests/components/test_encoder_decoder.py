@@ -45,5 +45,6 @@ def test_channels_double_up_to_512() -> None:
     assert scale_channels(64, 5) == [64, 128, 256, 512, 512]
     assert scale_channels(600, 3) == [600, 600, 600]
     for base, count in ((0, 3), (64, 0)):
-        with pytest.raises(ValueError, match=rf"num_scales and base_channels must be at least 1, got {count} and {base}"):
+        words = rf"num_scales and base_channels must be at least 1, got {count} and {base}"
+        with pytest.raises(ValueError, match=words):
             scale_channels(base, count)

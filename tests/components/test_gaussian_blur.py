@@ -15,9 +15,7 @@ from anomalib_daad.components.gaussian_blur import GaussianBlur, maximum
 def test_the_blur_is_scipys(sigma, size) -> None:
     maps = torch.rand(2, 3, *size)
     reach = int(np.ceil(4 * sigma))
-    expected = gaussian_filter(
-        maps.double().numpy(), (0, 0, sigma, sigma), mode="nearest", radius=(0, 0, reach, reach)
-    )
+    expected = gaussian_filter(maps.double().numpy(), (0, 0, sigma, sigma), mode="nearest", radius=(0, 0, reach, reach))
     np.testing.assert_allclose(GaussianBlur(sigma)(maps), expected, atol=1e-5)
 
 

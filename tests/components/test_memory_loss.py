@@ -66,9 +66,11 @@ def test_memory_losses_train_the_block_memory(term) -> None:
 
 def test_terms_and_memories_add_up() -> None:
     torch.manual_seed(0)
-    reads = MemoryAutoencoder((32, 32), (2, 2, 1), memory_of(10), base_channels=4).reconstruct(
-        torch.rand(4, 3, 32, 32)
-    ).reads
+    reads = (
+        MemoryAutoencoder((32, 32), (2, 2, 1), memory_of(10), base_channels=4)
+        .reconstruct(torch.rand(4, 3, 32, 32))
+        .reads
+    )
     expected = sum(0.5 * entropy(read.weights) + 2 * compactness(read.queries, read.items) for read in reads)
     torch.testing.assert_close(MemoryLoss({"entropy": 0.5, "compactness": 2.0})(reads), expected)
     assert MemoryLoss()(reads) == MemoryLoss({"entropy": 1.0})([]) == 0

@@ -104,7 +104,7 @@ def rewrite(path: str, **changes) -> None:
 
 def test_checkpoint_of_an_older_version(checkpoint, make_engine, make_datamodule) -> None:
     rewrite(checkpoint, anomalib_daad=None, daad_validated=True)
-    sentence = r"^The checkpoint was trained by another version of anomalib-daad \(format 1, here 2\).*train the model ag"
+    sentence = r"^The checkpoint was trained by another version of anomalib-daad \(format 1, here 2\).*: train"
     refuse_everywhere(Daad, make_model, checkpoint, sentence, make_engine, make_datamodule)
     with pytest.raises(ValueError, match=sentence):
         DaadRestoration.load_from_checkpoint(checkpoint)

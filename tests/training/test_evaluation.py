@@ -33,8 +33,8 @@ def batches(rng: np.random.Generator, scale: float, shift: float) -> list[ImageB
 
 def truth(given: list[ImageBatch]) -> tuple[float, float]:
     labels, scores = (torch.cat([getattr(it, key) for it in given]).numpy() for key in ("gt_label", "pred_score"))
-    masks, maps = (torch.cat([getattr(it, key).flatten() for it in given]).numpy() for key in ("gt_mask", "anomaly_map"))
-    return roc_auc_score(labels, scores), roc_auc_score(masks, maps)
+    pixels = [torch.cat([getattr(it, key).flatten() for it in given]).numpy() for key in ("gt_mask", "anomaly_map")]
+    return roc_auc_score(labels, scores), roc_auc_score(*pixels)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.1, 0.0), (3.0, 0.0), (50.0, -40.0), (5.0, 20.0)])
@@ -67,25 +67,16 @@ def test_an_infinite_score_is_the_worst() -> None:
 
 
 class Watch(Callback):
-    """Keeps the validation's batches as the network scored them, and what was logged."""
+    """Scores each batch of a validation itself."""
 
     def on_validation_start(self, trainer, pl_module) -> None:
         del trainer, pl_module
         self.seen: list = []
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        del batch, batch_idx, dataloader_idx
-        scored = pl_module.model(pl_module_images(outputs))
-        self.seen.append((scored, outputs.gt_label.clone(), outputs.gt_mask.clone()))
-        del trainer
-
-    def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        del pl_module
-        self.logged = dict(trainer.callback_metrics)
-
-
-def pl_module_images(batch) -> torch.Tensor:
-    return batch.image.as_subclass(torch.Tensor)
+        del trainer, batch, batch_idx, dataloader_idx
+        found = pl_module.model(outputs.image.as_subclass(torch.Tensor))
+        self.seen.append((found, outputs.gt_label.clone(), outputs.gt_mask.clone()))
 
 
 @pytest.mark.parametrize("build", [make_model, make_restoration], ids=["Daad", "DaadRestoration"])
@@ -93,10 +84,11 @@ def test_a_validation_logs_the_auroc_of_its_raw_scores(build, make_datamodule, m
     watch = Watch()
     engine = make_engine(max_epochs=2, callbacks=[watch])
     engine.fit(build(), datamodule=make_datamodule())
-    labels, scores = (torch.cat(it).numpy() for it in zip(*((it[1], it[0].pred_score) for it in watch.seen), strict=True))
-    masks, maps = (
-        torch.cat(it).flatten().numpy()
-        for it in zip(*((it[2].flatten(), it[0].anomaly_map.flatten()) for it in watch.seen), strict=True)
+    labels, scores, masks, maps = (
+        torch.cat([part.flatten() for part in parts]).numpy()
+        for parts in zip(
+            *((labels, found.pred_score, masks, found.anomaly_map) for found, labels, masks in watch.seen), strict=True
+        )
     )
     logged = engine.trainer.callback_metrics
     assert logged["image_AUROC"].item() == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
@@ -114,6 +106,6 @@ def test_all_models_log_it_and_can_be_stopped_by_it(kind, make_datamodule, make_
     assert {"image_AUROC", "pixel_AUROC"} <= engine.trainer.callback_metrics.keys()
 
 
-def test_a_test_has_anomalibs_measures(make_datamodule, make_engine) -> None:
+def test_a_test_has_anomalibs_measures() -> None:
     names = {metric.name for metric in make_model().evaluator.test_metrics}
     assert names == {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}

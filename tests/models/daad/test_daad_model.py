@@ -115,5 +115,3 @@ def test_bad_arguments_are_named(arguments, words) -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"3, 32, 32.*3, 64, 64.*image_size"):
         small_model().eval()(torch.rand(1, 3, 64, 64))
-
-

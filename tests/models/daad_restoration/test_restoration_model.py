@@ -76,7 +76,7 @@ def test_explanations_lie_where_the_image_lies() -> None:
     ("size", "downscale"), [((32, 32), 2), ((64, 192), 4), ((128, 64), 2), ((256, 256), 4), ((128, 384), 8)]
 )
 def test_any_multiple_of_16_times_downscale_is_taken(size, downscale) -> None:
-    network = RestorationModel(size, downscale, base_channels=4).eval()
+    network = RestorationModel(size, downscale, base_channels=4, placement_radius=2).eval()
     height, width = size[0] // downscale, size[1] // downscale
     seen = network.detail(torch.rand(1, 3, *size))
     assert seen.shape == (1, 4, height, width)
@@ -96,13 +96,15 @@ def test_any_multiple_of_16_times_downscale_is_taken(size, downscale) -> None:
 )
 def test_another_size_is_refused_and_two_that_fit_are_named(size, downscale) -> None:
     unit = 16 * downscale
-    words = rf"image_size {size[0]}x{size[1]} must be divisible by {unit}x{unit}, which is 16 times downscale {downscale}"
+    words = (
+        f"image_size {size[0]}x{size[1]} must be divisible by {unit}x{unit}, which is 16 times downscale {downscale};"
+    )
     with pytest.raises(ValueError, match=words) as error:
-        RestorationModel(size, downscale, base_channels=4)
+        RestorationModel(size, downscale, base_channels=4, placement_radius=2)
     fitting = re.findall(r"(\d+)x(\d+)", str(error.value).partition("; take ")[2])
     assert len(set(fitting)) == 2
     for height, width in fitting:
-        RestorationModel((int(height), int(width)), downscale, base_channels=4)
+        RestorationModel((int(height), int(width)), downscale, base_channels=4, placement_radius=2)
 
 
 @pytest.mark.parametrize("downscale", [0, -2, 1, 3, 5, 16])
@@ -111,11 +113,9 @@ def test_another_downscale_is_refused(downscale) -> None:
         make_restoration(image_size=(256, 256), downscale=downscale)
 
 
-@pytest.mark.parametrize(
-    ("size", "downscale"), [((256, 256), 4), ((256, 128), 2), ((64, 192), 4), ((1024, 512), 8)]
-)
+@pytest.mark.parametrize(("size", "downscale"), [((256, 256), 4), ((256, 128), 2), ((64, 192), 4), ((1024, 512), 8)])
 def test_the_blur_is_a_share_of_the_shorter_side_of_what_networks_see(size, downscale) -> None:
-    network = RestorationModel(size, downscale, base_channels=4)
+    network = RestorationModel(size, downscale, base_channels=4, placement_radius=2)
     sigma = 0.0117 * min(size) / downscale
     kernel = network.blur.kernel.flatten().double()
     places = torch.arange(len(kernel)) - len(kernel) // 2

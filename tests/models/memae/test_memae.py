@@ -17,7 +17,7 @@ TINY = {"image_size": (32, 32), "num_items": 10, "base_channels": 4}
 
 
 def test_one_memory_of_pixels_at_the_bottleneck_is_memaes() -> None:
-    *others, memory = MemAeModel((64, 64)).autoencoder.memories
+    *others, memory = MemAe(image_size=(64, 64)).model.autoencoder.memories
     assert not any(isinstance(other, BlockMemory) for other in others)
     assert (memory.feature_shape, memory.division_rates) == ((512, 4, 4), (4, 4, 1))
     assert memory.items.shape == (2000, 512)

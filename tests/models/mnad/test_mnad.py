@@ -118,7 +118,7 @@ def test_anomalib_knows_mnad() -> None:
 
 @pytest.mark.parametrize("num_items", [0, 10])
 def test_mnad_exports(num_items) -> None:
-    model = MnadModel(**{**TINY, "num_items": num_items}).eval()
+    model = MnadModel(**{**TINY, "num_items": num_items}, gamma=0.7).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2.0)
