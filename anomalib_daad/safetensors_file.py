@@ -36,7 +36,7 @@ _SETTINGS = (
     "pixel_sensitivity",
 )
 # Ranges and thresholds are NaN in a model that was not calibrated.
-_MAY_BE_NAN = ("post_processor.", "model.score.")
+_MAY_BE_NAN = ("post_processor.", "model.score.", "model.placement.growth")
 
 
 def save_safetensors(model: Model, path: str | Path) -> Path:

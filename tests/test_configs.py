@@ -10,6 +10,7 @@ import yaml
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_daad import Daad, DaadRestoration, DemoTextures, MemAe, Mnad
 from anomalib_daad.commands.speed import peers
@@ -139,5 +140,6 @@ def test_the_recommended_preset_trains_for_the_default_length(tmp_path) -> None:
     assert cli.engine._cache.args.get("max_steps", -1) == -1
     assert cli.engine._cache.args.get("max_epochs") is None
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.state.fn = TrainerFn.FITTING
     cli.model.trainer = trainer
     assert (trainer.max_steps, trainer.val_check_interval) == (3000, 1500)

@@ -135,9 +135,13 @@ class MemoryAutoencoder(nn.Module):
 
 def _check_image_size(image_size: tuple[int, int], rates: Rates | None, num_scales: int) -> None:
     r_h, r_w, _ = rates or (1, 1, 1)
-    down = 2**num_scales
     if min(r_h, r_w) < 1:
         msg = f"division_rates must be at least 1, got {rates}."
         raise ValueError(msg)
+
+    def units_of(size: tuple[int, int]) -> tuple[int, int]:
+        return r_h << count_scales(size), r_w << count_scales(size)
+
+    down = 2**num_scales
     reason = f"the {down}x down-sampling times the division_rates ({r_h}, {r_w}) along height and width"
-    refuse_image_size(image_size, (r_h * down, r_w * down), reason)
+    refuse_image_size(image_size, units_of, reason)

@@ -67,6 +67,7 @@ class Encoder(nn.Module):
             for fine, coarse in pairwise(channels)
         ]
         self.scales = nn.ModuleList([first, *others])
+        self.border = border
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Encode images.
@@ -163,6 +164,7 @@ class Decoder(nn.Module):
         last = nn.Sequential(convolution(inputs[-1], out_channels), nn.Tanh() if activation else nn.Identity())
         self.scales = nn.ModuleList([*hidden, last])
         self.skips = skips
+        self.border = border
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Decode the features of all scales.

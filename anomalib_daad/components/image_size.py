@@ -5,14 +5,17 @@
 Example:
     >>> count_scales((256, 256)), count_scales((32, 32))
     (4, 3)
-    >>> refuse_image_size((100, 128), (64, 64), "16 times downscale 4")
+    >>> refuse_image_size((100, 128), lambda size: (64, 64), "16 times downscale 4")
     Traceback (most recent call last):
     ...
     ValueError: image_size 100x128 must be divisible by 64x64, which is 16 times downscale 4; take 64x128 or 128x128.
 """
 
+from collections.abc import Callable
+
 import torch
 
+UnitsOf = Callable[[tuple[int, int]], tuple[int, int]]
 MAX_SCALES = 4
 MIN_BOTTLENECK = 4  # pixels a side
 
@@ -29,27 +32,37 @@ def count_scales(image_size: tuple[int, int]) -> int:
     return min(MAX_SCALES, max(1, (min(image_size) // MIN_BOTTLENECK).bit_length() - 1))
 
 
-def refuse_image_size(image_size: tuple[int, int], units: tuple[int, int], reason: str) -> None:
+def refuse_image_size(image_size: tuple[int, int], units_of: UnitsOf, reason: str) -> None:
     """Refuse an image size that is no multiple of a network's units, and name two that are.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images.
-        units (tuple[int, int]): What must divide them, at least 1.
+        units_of (UnitsOf): Tells what must divide height and width, at least 1, which may depend on them.
         reason (str): Where the units come from.
 
     Raises:
         ValueError: If they do not divide it.
     """
-    sides = list(zip(image_size, units, strict=True))
-    if min(image_size) > 0 and not any(side % unit for side, unit in sides):
+    units = units_of(image_size)
+    if min(image_size) > 0 and not any(side % unit for side, unit in zip(image_size, units, strict=True)):
         return
-    smaller = [max(1, side // unit) * unit for side, unit in sides]
-    larger = [-(-side // unit) * unit if side > 0 else unit for side, unit in sides]
+    start = (max(1, image_size[0]), max(1, image_size[1]))
+    smaller, larger = (_nearest(start, units_of, is_up) for is_up in (False, True))
     if larger == smaller:
-        larger = [side + unit for side, unit in zip(smaller, units, strict=True)]
+        units_there = units_of(larger)
+        larger = _nearest((larger[0] + units_there[0], larger[1] + units_there[1]), units_of, is_up=True)
     named = [f"{height}x{width}" for height, width in (image_size, units, smaller, larger)]
     msg = f"image_size {named[0]} must be divisible by {named[1]}, which is {reason}; take {named[2]} or {named[3]}."
     raise ValueError(msg)
+
+
+def _nearest(size: tuple[int, int], units_of: UnitsOf, is_up: bool) -> tuple[int, int]:
+    """Nearest size that fits its own units, as the larger or, where there is one, the smaller."""
+    while any(side % unit for side, unit in zip(size, units_of(size), strict=True)):
+        pairs = zip(size, units_of(size), strict=True)
+        height, width = (max(1, -(-side // unit) if is_up else side // unit) * unit for side, unit in pairs)
+        size = (height, width)
+    return size
 
 
 def check_images(images: torch.Tensor, shape: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib.models.components import AnomalibModule
 
 from .checkpoint_file import WholeCheckpointIO
 from .lightning_internals import Module
@@ -23,7 +24,12 @@ def model_name(checkpoint: dict[str, Any]) -> str | None:
     Returns:
         str | None: Name of the class, such as ``"Daad"``; None where it is none of this package.
     """
-    return (checkpoint.get(KEY) or {}).get("model")
+    return _header(checkpoint).get("model")
+
+
+def _header(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    header = checkpoint.get(KEY)
+    return header if isinstance(header, dict) else {}
 
 
 class CheckedCheckpoints(Module):
@@ -58,7 +64,9 @@ class CheckedCheckpoints(Module):
             checkpoint (dict[str, Any]): Checkpoint to add to.
         """
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY] = {"format": FORMAT, "model": type(self).__name__, "validated": self._validated}
+        # A subclass of a user's is loaded as the model that it is made of.
+        name = next(base.__name__ for base in type(self).__mro__ if AnomalibModule in base.__bases__)
+        checkpoint[KEY] = {"format": FORMAT, "model": name, "validated": self._validated}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, before PyTorch lists every key.
@@ -72,11 +80,11 @@ class CheckedCheckpoints(Module):
         self._refuse_other_models(checkpoint)
         self._refuse_other_shapes(checkpoint)
         super().on_load_checkpoint(checkpoint)
-        self._validated = checkpoint[KEY]["validated"]
+        self._validated = bool(_header(checkpoint).get("validated", True))
 
     @classmethod
     def _refuse_other_models(cls, checkpoint: dict[str, Any]) -> None:
-        name, format_ = model_name(checkpoint), (checkpoint.get(KEY) or {}).get("format", 1)
+        name, format_ = model_name(checkpoint), _header(checkpoint).get("format", 1)
         if name is None and "daad_validated" not in checkpoint:
             msg = f"The checkpoint does not fit {cls.__name__}: it was saved by another kind of model."
         elif format_ != FORMAT:

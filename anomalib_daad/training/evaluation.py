@@ -22,7 +22,7 @@ class _RankedAUROC(BinaryAUROC):
             preds (torch.Tensor): Scores, of any shape; infinite ones are of images that cannot be judged.
             target (torch.Tensor): Labels, of the same number.
         """
-        scores = preds.flatten().double()
+        scores = preds.flatten().float()
         ranked = (scores / (1 + scores.abs()) / 2 + 0.5).nan_to_num(1.0)  # as they are ordered, in [0, 1]
         super().update(ranked, target.flatten())
 

@@ -15,6 +15,8 @@ from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+MOST_STEPS_WITHOUT_VALIDATION = 1500  # a checkpoint follows each: so many can be lost
+
 if TYPE_CHECKING:
     Module = AnomalibModule
 else:
@@ -95,22 +97,50 @@ def set_default_length(trainer: Trainer, steps: int) -> None:
     """Set how long a training is where the user said nothing: no max_steps, no max_epochs, no max_time.
 
     Lightning turns nothing into 1000 epochs, but only after the trainer has met the model. Where nothing was said of
-    validation either, a training in steps validates half-way and at its end: validations of every epoch of a few steps
-    would take longer than they.
+    validation either, a training in steps validates at its end and at least every 1500 steps, half-way at the latest:
+    validations of every epoch of a few steps would take longer than they.
 
     Args:
         trainer (Trainer): Trainer that meets a model.
         steps (int): Steps of the whole training.
     """
-    if trainer.max_epochs is not None or find_time_limit(trainer) is not None:
+    is_endless = trainer.max_epochs == -1 and trainer.max_steps == -1
+    if trainer.state.fn != TrainerFn.FITTING or is_endless or find_time_limit(trainer) is not None:
+        return
+    if trainer.max_epochs not in {None, -1} or trainer.min_epochs is not None:
         return
     if trainer.max_steps == -1:
-        trainer.fit_loop.epoch_loop.max_steps = steps
-    is_unsaid = (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (1.0, 1)
-    if is_unsaid and not any(isinstance(callback, EarlyStopping) for callback in getattr(trainer, "callbacks", [])):
-        half, is_odd = divmod(trainer.max_steps, 2)
-        trainer.val_check_interval = trainer.max_steps if is_odd else half
+        trainer.fit_loop.epoch_loop.max_steps = max(steps, trainer.min_steps or 0)
+    said = (getattr(trainer, "val_check_interval", None), trainer.check_val_every_n_epoch) != (1.0, 1)
+    stops_early = any(isinstance(callback, EarlyStopping) for callback in getattr(trainer, "callbacks", []))
+    if not said and not stops_early and trainer.limit_val_batches:
+        trainer.val_check_interval = validation_interval(trainer.max_steps)
         trainer.check_val_every_n_epoch = None
+
+
+def validation_interval(steps: int) -> int:
+    """Steps between two validations, so that one follows the last step where the number of steps allows it.
+
+    Args:
+        steps (int): Steps of the whole training.
+
+    Returns:
+        int: Half of the steps, or all of an odd number; of long trainings at most 1500.
+    """
+    if steps <= MOST_STEPS_WITHOUT_VALIDATION:
+        return max(1, steps if steps % 2 else steps // 2)
+    fewest = -(-steps // MOST_STEPS_WITHOUT_VALIDATION)
+    return steps // next((count for count in range(fewest, 4 * fewest) if steps % count == 0), fewest)
+
+
+def validate_never(trainer: Trainer) -> None:
+    """Let checkpoints follow epochs where there are no validation images: they would wait for a validation.
+
+    Args:
+        trainer (Trainer): Trainer at the start of a training.
+    """
+    if trainer.check_val_every_n_epoch is None and not sum(trainer.num_val_batches):
+        trainer.check_val_every_n_epoch = 1
 
 
 def fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ def quantize(model: "openvino.Model", images: "nncf.Dataset", num_scales: int) -
     the filters that compare and blur have one channel.
 
     Args:
-        model (openvino.Model): A converted :class:`DaadModel`.
+        model (openvino.Model): A converted :class:`AnomalyNetwork`.
         images (nncf.Dataset): Images to calibrate on, as the model takes them.
         num_scales (int): Scales of the autoencoder.
 

@@ -36,7 +36,7 @@ from .distributed import average
 from .divergence import GameWatch, refuse_diverged, warn_if_astray
 from .exporting import RewrittenExports
 from .image_cache import ImageCache
-from .lightning_internals import count_steps_of_the_first, plain_tensor, set_default_length
+from .lightning_internals import count_steps_of_the_first, plain_tensor, set_default_length, validate_never
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .randomness import random_flips, seed_epoch
@@ -87,7 +87,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Say where an argument is that users may look for here."""
         del args
-        for name in cls.moved_arguments.keys() & kwargs.keys():
+        for name in [name for name in cls.moved_arguments if name in kwargs][:1]:
             msg = f"{cls.__name__} takes no {name}: {cls.moved_arguments[name]}."
             raise ValueError(msg)
         return super().__new__(cls)
@@ -100,6 +100,9 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
+        if not isinstance(image_size, tuple | list) or [*map(type, image_size)] != [int, int] or min(image_size) < 1:
+            msg = f"image_size must be two whole numbers, height and width, such as (256, 256); got {image_size!r}."
+            raise ValueError(msg)
         own = self.configure_pre_processor(image_size) if pre_processor is True else pre_processor
         super().__init__(pre_processor=own, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
 
@@ -144,9 +147,8 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             Sequence[Callback]: Callbacks.
         """
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
-        if any(isinstance(callback, ImageCache) for callback in self.trainer.callbacks):
-            return callbacks
-        return [*callbacks, ImageCache()]
+        others = [] if self._trainer is None else self.trainer.callbacks
+        return callbacks if any(isinstance(it, ImageCache) for it in others) else [*callbacks, ImageCache()]
 
     def setup(self, stage: str) -> None:
         """Refuse image files that cannot be read, or leave them out of a prediction, before any loader opens one.
@@ -170,6 +172,10 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         self.model.train()
         self._training_scores = []
         self._game = GameWatch()
+
+    def on_train_start(self) -> None:
+        """Save checkpoints where nothing is validated, too."""
+        validate_never(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that its data order and random numbers do not depend on where training started."""

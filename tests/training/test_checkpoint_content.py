@@ -132,6 +132,23 @@ def test_other_checkpoints_have_no_model_of_ours() -> None:
     assert model_name({"anomalib_daad": None}) is None
 
 
+def test_a_parent_reads_the_checkpoints_of_a_subclass(make_datamodule, make_engine) -> None:
+    class Mine(Daad):
+        """A user's own, of the same networks."""
+
+    path = train(Mine(**TINY, division_rates=(2, 2, 1)), make_engine, make_datamodule)
+    assert model_name(torch.load(path)) == "Daad"
+    assert isinstance(Daad.load_from_checkpoint(path), Daad)
+
+
+def test_a_damaged_header_is_refused_in_a_sentence(checkpoint, tmp_path) -> None:
+    content = torch.load(checkpoint)
+    for header in ("Daad", {"model": "Daad"}, None, 3):
+        torch.save({**content, "anomalib_daad": header}, tmp_path / "bad.ckpt")
+        with pytest.raises(ValueError, match=r"checkpoint"):
+            Daad.load_from_checkpoint(tmp_path / "bad.ckpt")
+
+
 def test_a_subclass_reads_the_checkpoints_of_its_parent(checkpoint) -> None:
     class Mine(Daad):
         """A user's own."""

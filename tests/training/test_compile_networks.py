@@ -33,11 +33,15 @@ def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch
     assert compiled.to_onnx(tmp_path).exists()
 
 
-def test_all_encoders_and_decoders_are_compiled(make_datamodule, make_engine, monkeypatch) -> None:
-    compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+def test_the_comparison_whose_borders_pytorch_cannot_compile_is_left_out(
+    make_datamodule, make_engine, monkeypatch
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     model = make_restoration()
-    make_engine(max_steps=1, callbacks=[CompileNetworks()]).fit(model, datamodule=make_datamodule())
+    engine = make_engine(max_steps=2, callbacks=[CompileNetworks()], limit_val_batches=0)
+    engine.fit(model, datamodule=make_datamodule())
     networks = [module for module in model.modules() if isinstance(module, Encoder | Decoder)]
-    assert len(compiled) == len(networks) == 4
-    assert {id(module) for module in compiled} == {id(module) for module in networks}
+    compiled = {id(module) for module in networks if module._compiled_call_impl is not None}
+    autoencoder = model.model.autoencoder
+    assert len(networks) == 4
+    assert compiled == {id(autoencoder.encoder), id(autoencoder.decoder)}

@@ -3,12 +3,15 @@
 """How long a training is where the user said nothing, and that it is what the user said otherwise."""
 
 import pytest
+import torch
 from anomalib.engine import Engine
 from conftest import make_model, make_restoration
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_daad import Daad, DaadRestoration, MemAe, Mnad
+from anomalib_daad.training.lightning_internals import validation_interval
 
 
 class Stop(Callback):
@@ -66,7 +69,7 @@ def test_it_trains_so_many_steps_and_validates_twice(make_datamodule, make_engin
         ({"max_time": "00:00:03:00"}, -1, -1),
         ({"callbacks": [Timer(duration={"minutes": 3})]}, -1, -1),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" object at ")[0],
 )
 def test_what_was_said_is_kept(arguments, steps, epochs, make_datamodule, make_engine) -> None:
     stop = start(make_datamodule, make_engine, **arguments)
@@ -119,6 +122,51 @@ def test_two_trainings_by_one_model_and_two_models_by_one_engine(make_datamodule
         assert (engine.trainer.max_steps, engine.trainer.max_epochs) == (-1, 1)
 
 
+def test_steps_beside_endless_epochs_are_steps(make_datamodule, make_engine) -> None:
+    """The way of configurations that set both."""
+    stop = start(make_datamodule, make_engine, max_steps=8, max_epochs=-1)
+    assert (stop.found, stop.validation) == ((8, -1), (4, None))
+
+
+def test_an_endless_training_is_kept(make_datamodule, make_engine) -> None:
+    stop = start(make_datamodule, make_engine, make_model(), max_epochs=-1)
+    assert stop.found == (-1, -1)
+
+
+def test_the_fewest_steps_are_kept(make_datamodule, make_engine) -> None:
+    assert start(make_datamodule, make_engine, min_steps=4000).found[0] == 4000
+    assert start(make_datamodule, make_engine, min_epochs=2).found == (-1, 1000)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 400, 1499, 1500, 1501, 3000, 5000, 20_000, 20_011])
+def test_a_validation_follows_the_last_step_and_few_steps_can_be_lost(steps) -> None:
+    interval = validation_interval(steps)
+    assert 1 <= interval <= 1500
+    assert steps % interval == 0 or steps in {1501, 20_011}  # primes
+    assert interval >= min(steps // 2, 350)
+
+
+def test_without_validation_images_each_epoch_saves_a_checkpoint(make_datamodule, make_engine) -> None:
+    engine = make_engine(max_steps=7, limit_val_batches=0)  # two epochs of three steps, and one of one
+    engine.fit(make_restoration(), datamodule=make_datamodule())
+    assert torch.load(engine.trainer.checkpoint_callback.best_model_path)["global_step"] == 7
+
+
+def test_an_interval_in_time_is_kept(make_datamodule, make_engine) -> None:
+    engine = make_engine(max_steps=4, val_check_interval="00:00:00:01")
+    engine.fit(make_restoration(), datamodule=make_datamodule())
+    assert engine.trainer.global_step == 4
+
+
+def test_another_models_training_by_the_same_engine_is_its_own(make_datamodule, make_engine) -> None:
+    engine = make_engine()
+    engine.validate(make_restoration(), datamodule=make_datamodule(), verbose=False)
+    stop = Stop()
+    engine.trainer.callbacks.append(stop)
+    engine.fit(make_model(), datamodule=make_datamodule())
+    assert stop.found == (-1, 1000)
+
+
 def test_a_prediction_and_a_test_are_not_lengthened(make_datamodule, make_engine) -> None:
     engine = make_engine()
     predictions = engine.predict(make_restoration(visualizer=False), datamodule=make_datamodule())
@@ -129,6 +177,7 @@ def test_lightnings_own_trainer_is_asked_alike() -> None:
     model = make_restoration()
     for arguments, steps in (({}, 3000), ({"max_epochs": 3}, -1), ({"max_steps": 9}, 9)):
         trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
+        trainer.state.fn = TrainerFn.FITTING
         model.trainer = trainer
         assert trainer.max_steps == steps
     assert model.default_steps == 3000

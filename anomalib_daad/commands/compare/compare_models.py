@@ -36,7 +36,7 @@ def compare(
     models: list[str] = ["DaadRestoration", "Padim", "Patchcore"],  # noqa: B006
     categories: list[str] | None = None,
     image_size: int = 256,
-    steps: int = 1000,
+    steps: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
     validation: str | None = None,
@@ -58,7 +58,8 @@ def compare(
         models: Names of anomalib's models, or YAML files as "anomalib train --config" takes them.
         categories: Categories of the root; all of them if not given.
         image_size: Height and width that images are resized to, for models whose configuration does not say.
-        steps: Steps of the trainings whose recipe does not say how long they are; DaadRestoration's are 3000.
+        steps: Steps of the trainings whose recipe does not say how long they are; if not given the model's own (3000
+            of DaadRestoration), or 1000.
         batch_size: Images a step of the trainings whose recipe does not say.
         seed: Seed of splits and trainings.
         validation: Images that thresholds are calibrated on, anomalib's val_split_mode (same_as_test, from_test,

@@ -36,6 +36,7 @@ from .progress import Progress
 
 EVAL_BATCH = 16
 RESUME_EPOCHS = 5
+DEFAULT_STEPS = 1000
 NO_SPACE = 1_000_000  # bytes
 PROGRESS = "progress.txt"
 
@@ -48,7 +49,7 @@ class Trial:
         contestant (Contestant): Model.
         data (ComparedData): Data.
         image_size (int): Height and width.
-        steps (int): Steps of a training whose recipe does not say.
+        steps (int | None): Steps of a training whose recipe does not say; None for the model's own, or 1000.
         batch_size (int): Images a step, likewise.
         seed (int): Seed.
         device (str): ``"cpu"`` or ``"cuda"``.
@@ -60,7 +61,7 @@ class Trial:
     contestant: Contestant
     data: ComparedData
     image_size: int
-    steps: int
+    steps: int | None
     batch_size: int
     seed: int
     device: str
@@ -118,7 +119,7 @@ def run(trial: Trial, folder: Path) -> None:
     has_bank = isinstance(model, MemoryBankMixin)  # which fills as validation starts
     if not recipe.keys() & {"max_epochs", "max_steps"} and "max_epochs" not in model.trainer_arguments:
         # In epochs, which schedules are made of; and steps would count every optimizer's.
-        steps = getattr(model, "default_steps", None) or trial.steps
+        steps = trial.steps or getattr(model, "default_steps", None) or DEFAULT_STEPS
         recipe["max_epochs"] = math.ceil(steps / batches)
     # Scores of the reconstruction models are computed in float32 whatever they are trained in.
     recipe.setdefault("precision", "bf16-mixed" if isinstance(model, ReconstructionTraining) else "32-true")

@@ -25,6 +25,8 @@ See Also:
     :class:`anomalib_daad.models.daad.loss.GeneratorLoss`: the weighted loss.
 """
 
+from typing import ClassVar
+
 import torch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -51,8 +53,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
     """Divide-and-Assemble Anomaly Detection, and the other systems of its paper's tables.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by the 16x down-sampling
-            times the division rates. Defaults to ``(256, 256)``.
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px
+            by 8, times the division rates. Defaults to ``(256, 256)``.
         division_rates (tuple[int, int, int] | None): Divisions ``(r_h, r_w, r_c)`` of the features of every scale;
             ``None`` divides them into pixels, as MemAE does. Defaults to ``(8, 8, 1)``.
         num_items (int): Memory items N of each scale. Defaults to ``500``.
@@ -84,7 +86,12 @@ class Daad(ReconstructionTraining, AnomalibModule):
     """
 
     model: DaadModel
-    moved_arguments = dict.fromkeys(_MOVED, _RESTORATION)
+    moved_arguments: ClassVar = {
+        **dict.fromkeys(_MOVED, _RESTORATION),
+        **dict.fromkeys(("lambda_rec", "lambda_adv", "lambda_ali"), "lambdas are the three weights (rec, adv, ali)"),
+        "image_cache_gb": "give the trainer the callback anomalib_daad.training.ImageCache",
+        "torch_compile": "give the trainer the callback anomalib_daad.training.CompileNetworks",
+    }
 
     def __init__(
         self,
@@ -104,10 +111,10 @@ class Daad(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if learning_rate is not None and learning_rate <= 0:
+        if learning_rate is not None and not learning_rate > 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
             raise ValueError(msg)
-        if len(lambdas) != 3:
+        if not isinstance(lambdas, tuple | list) or len(lambdas) != 3:
             msg = f"lambdas must be the three weights (rec, adv, ali), got {lambdas}."
             raise ValueError(msg)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
@@ -143,7 +150,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The generator's loss, then the discriminator's.
         """
-        output = self.model.reconstruct_for_losses(images)
+        output = self.model(images)
         terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
         losses, logged = [terms.total], {"train_rec": terms.reconstruction.mean()}
         if output.real is not None and output.fake is not None:

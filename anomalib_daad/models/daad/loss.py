@@ -60,7 +60,7 @@ class GeneratorLoss(nn.Module):
 
     def __init__(self, lambda_rec: float = 50.0, lambda_adv: float = 0.5, lambda_ali: float = 0.5) -> None:
         super().__init__()
-        if min(lambda_rec, lambda_adv, lambda_ali) < 0:
+        if not all(weight >= 0 for weight in (lambda_rec, lambda_adv, lambda_ali)):
             msg = f"The lambdas (rec, adv, ali) must not be negative, got {(lambda_rec, lambda_adv, lambda_ali)}."
             raise ValueError(msg)
         self.lambda_rec = lambda_rec

@@ -41,7 +41,7 @@ from anomalib_daad.training.reconstruction_training import ReconstructionTrainin
 from .corruption import corrupt, relight
 from .muon import Muon
 from .placement import random_shifts
-from .schedule import Schedule
+from .schedule import schedule
 from .torch_model import Maps, RestorationModel, Restored
 
 LAMBDA_REC = 50.0
@@ -99,7 +99,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if learning_rate <= 0:
+        if not (isinstance(learning_rate, int | float) and learning_rate > 0):
             msg = f"learning_rate must be positive, got {learning_rate}."
             raise ValueError(msg)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
@@ -119,7 +119,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         networks = nn.ModuleList([self.model.autoencoder, self.model.comparison])
         transposed = [layer.weight for layer in networks.modules() if isinstance(layer, nn.ConvTranspose2d)]
         optimizer = Muon(networks.parameters(), lr=self.learning_rate, transposed=transposed)
-        return [optimizer], [LambdaLR(optimizer, Schedule(self.trainer))]
+        return [optimizer], [LambdaLR(optimizer, schedule(self.trainer))]
 
     def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute the loss: of restorations at equal contrast (eq. 4), and of the comparison.

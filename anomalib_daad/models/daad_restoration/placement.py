@@ -33,7 +33,7 @@ class Placed(NamedTuple):
     """Images where their parts belong.
 
     Attributes:
-        images (torch.Tensor): Moved images, shape ``(B, 3, H, W)``.
+        images (torch.Tensor): Moved images, shape ``(B, C, H, W)``.
         restorations (torch.Tensor): What the network makes of them, same shape.
         rows (torch.Tensor | None): Pixels that each was moved down, shape ``(B,)``; None where there is no search.
         columns (torch.Tensor | None): Pixels that each was moved to the right, shape ``(B,)``; None likewise.
@@ -77,8 +77,8 @@ class PlacementSearch(nn.Module):
 
     def __init__(self, radius: int) -> None:
         super().__init__()
-        if radius < 1:
-            msg = f"placement_radius must be at least 1, or 0 for no search, got {radius}."
+        if type(radius) is not int or radius < 1:
+            msg = f"placement_radius must be a whole number, at least 1, or 0 for no search, got {radius}."
             raise ValueError(msg)
         self.radius = radius
         self.is_settled = False
@@ -94,7 +94,7 @@ class PlacementSearch(nn.Module):
         """Move each image to the best of the places that are tried.
 
         Args:
-            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Images, shape ``(B, C, H, W)``.
             restore (Restore): Restores images of that shape, of any number.
 
         Returns:
@@ -124,7 +124,7 @@ class PlacementSearch(nn.Module):
         """Measure how much the error of training images grows when they are moved by one pixel.
 
         Args:
-            images (torch.Tensor): Good images that the network was trained on, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Good images that the network was trained on, shape ``(B, C, H, W)``.
             restore (Restore): Restores images of that shape, of any number.
 
         Returns:

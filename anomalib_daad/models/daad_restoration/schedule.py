@@ -8,48 +8,50 @@ Example:
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+from lightning.pytorch.callbacks import Timer
 
 from anomalib_daad.training.lightning_internals import find_time_limit
 
 WARM_UP = 0.1  # share of a training
 
 
-class Schedule:
-    """Learning rate of each step, relative to its largest, over the length that a trainer announces.
+def schedule(trainer: Any) -> Callable[[int], float]:
+    """Make the schedule of a training whose length a trainer announces.
+
+    A function and no object: PyTorch writes the attributes of objects into checkpoints, and a resumed training would
+    keep the length that it had before.
 
     Args:
         trainer (Any): Trainer: its steps and epochs count, and its time where that ends sooner.
 
+    Returns:
+        Callable[[int], float]: Learning rate of each step, relative to its largest, in (0, 1].
+
     Raises:
         ValueError: If the training has no end.
     """
+    steps = float(trainer.estimated_stepping_batches)
+    timer = find_time_limit(trainer)
+    if math.isinf(steps) and timer is None:
+        msg = "Restoration training needs to know how long it is: set max_steps, max_epochs or max_time."
+        raise ValueError(msg)
 
-    def __init__(self, trainer: Any) -> None:
-        self.steps = float(trainer.estimated_stepping_batches)
-        self.timer = find_time_limit(trainer)
-        if math.isinf(self.steps) and self.timer is None:
-            msg = "Restoration training needs to know how long it is: set max_steps, max_epochs or max_time."
-            raise ValueError(msg)
+    def rate(step: int) -> float:
+        return annealed(step, min(steps, _steps_in_time(timer, step)))
 
-    def __call__(self, step: int) -> float:
-        """Compute the learning rate.
+    return rate
 
-        Args:
-            step (int): Steps done.
 
-        Returns:
-            float: In (0, 1].
-        """
-        return annealed(step, min(self.steps, self._steps_in_time(step)))
-
-    def _steps_in_time(self, step: int) -> float:
-        """Steps that there is time for at the pace so far; at one a second before the first."""
-        remaining = None if self.timer is None else self.timer.time_remaining()
-        if self.timer is None or remaining is None:
-            return math.inf
-        pace = self.timer.time_elapsed() / step if step else 1.0  # seconds a step
-        return step + max(remaining, 1.0) / max(pace, 1e-9)
+def _steps_in_time(timer: Timer | None, step: int) -> float:
+    """Steps that there is time for at the pace so far; at one a second before the first."""
+    remaining = None if timer is None else timer.time_remaining()
+    if timer is None or remaining is None:
+        return math.inf
+    pace = timer.time_elapsed() / step if step else 1.0  # seconds a step
+    return step + max(remaining, 1.0) / max(pace, 1e-9)
 
 
 def annealed(step: int, steps: float) -> float:
@@ -57,10 +59,11 @@ def annealed(step: int, steps: float) -> float:
 
     Args:
         step (int): Steps done.
-        steps (float): Steps of the whole training.
+        steps (float): Steps of the whole training, at least 1.
 
     Returns:
         float: In (0, 1].
     """
+    steps = max(1.0, steps)
     progress = min(1.0, step / steps)
     return min((progress + 1 / steps) / WARM_UP, (1 + math.cos(math.pi * progress)) / 2 + 1e-6)

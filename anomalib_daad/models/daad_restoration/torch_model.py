@@ -101,12 +101,12 @@ class RestorationModel(AnomalyNetwork):
 
     def __init__(self, image_size: tuple[int, int], downscale: int, base_channels: int, placement_radius: int) -> None:
         super().__init__(image_size, GAMMA)
-        if downscale not in DOWNSCALES:
+        if type(downscale) is not int or downscale not in DOWNSCALES:
             msg = f"downscale must be one of {DOWNSCALES}, got {downscale}: the networks see images so many times "
             msg += "smaller than image_size; 4 suits images of 256 px, 2 those whose defects are a pixel or two wide."
             raise ValueError(msg)
         unit = UNIT * downscale
-        refuse_image_size(self.image_size, (unit, unit), f"{UNIT} times downscale {downscale}")
+        refuse_image_size(self.image_size, lambda _: (unit, unit), f"{UNIT} times downscale {downscale}")
         height, width = self.image_size[0] // downscale, self.image_size[1] // downscale
         self.num_scales = count_scales((height, width))
         rates = (height >> self.num_scales, width >> self.num_scales, 1)  # each pixel of the bottleneck is a block
@@ -138,8 +138,7 @@ class RestorationModel(AnomalyNetwork):
         Returns:
             Restored: Restorations, and what the comparison says.
         """
-        own = light(seen.float())
-        restorations = own.give(self.autoencoder(own.take(seen)))
+        restorations, own = self._restore(seen)
         return Restored(restorations, own, self.comparison(seen, restorations.detach()))
 
     def restore(self, seen: torch.Tensor) -> torch.Tensor:
@@ -151,8 +150,11 @@ class RestorationModel(AnomalyNetwork):
         Returns:
             torch.Tensor: Restorations, same shape.
         """
+        return self._restore(seen)[0]
+
+    def _restore(self, seen: torch.Tensor) -> tuple[torch.Tensor, Light]:
         own = light(seen.float())
-        return own.give(self.autoencoder(own.take(seen)))
+        return own.give(self.autoencoder(own.take(seen))), own
 
     def place(self, images: torch.Tensor) -> Placed:
         """Move images to where they are judged, and restore them there.

@@ -35,7 +35,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
     """Memory-augmented autoencoder.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16.
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px by 8.
             Defaults to ``(256, 256)``.
         num_items (int): Memory items N. Defaults to ``2000``.
         entropy (float): Weight of the entropy of the weights, at least 0. Defaults to ``2e-4``.
@@ -68,7 +68,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if learning_rate <= 0 or entropy < 0:
+        if not (learning_rate > 0 and entropy >= 0):
             msg = f"learning_rate must be positive and entropy not negative, got {learning_rate} and {entropy}."
             raise ValueError(msg)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
@@ -96,7 +96,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The mean squared error and the weighted entropy, a scalar.
         """
-        reconstructions, reads = self.model.reconstruct_for_losses(images)
+        reconstructions, reads = self.model(images)
         error = mean_square(images, reconstructions)
         total = error.mean() + self.memory_loss(reads)
         return TrainingLosses([total], Scores(error, None), {"train_rec": error.mean()})

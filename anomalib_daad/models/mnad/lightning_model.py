@@ -42,7 +42,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
     """Learning Memory-guided Normality for Anomaly Detection, reconstruction task.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16.
+        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px by 8.
             Defaults to ``(256, 256)``.
         num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
         gamma (float): Weight of PSNR in the score, the paper's lambda, in [0, 1]. Defaults to ``0.7``.
@@ -78,7 +78,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if num_items < 0 or learning_rate <= 0 or uniform_use < 0:
+        if num_items < 0 or not (learning_rate > 0 and uniform_use >= 0):
             msg = "num_items and uniform_use must not be negative and learning_rate positive, got "
             msg += f"{num_items}, {uniform_use} and {learning_rate}."
             raise ValueError(msg)
@@ -111,7 +111,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             TrainingLosses: The loss, a scalar; as scores the negative PSNR in place of R(x) and the feature distance
             in place of L(x).
         """
-        output = self.model.reconstruct_for_losses(images)
+        output = self.model(images)
         total = (images - output.reconstructions).square().mean() + self.memory_loss(output.reads)
         scores = self.model.compare(images, output)
         if self.model.memory is not None and self.training:

@@ -17,7 +17,7 @@ from anomalib_daad.components.block_memory import MemoryRead
 from anomalib_daad.components.encoder_decoder import Decoder, Encoder, initialize_weights, scale_channels
 from anomalib_daad.components.error_map import ErrorMap
 from anomalib_daad.components.fused_score import Scores
-from anomalib_daad.components.image_size import refuse_image_size
+from anomalib_daad.components.image_size import count_scales, refuse_image_size
 from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
 
 from .prototype_memory import PrototypeMemory
@@ -56,7 +56,7 @@ class MnadModel(AnomalyNetwork):
     def __init__(self, image_size: tuple[int, int], num_items: int, gamma: float, base_channels: int) -> None:
         super().__init__(image_size, gamma)
         down = 2**self.num_scales
-        refuse_image_size(self.image_size, (down, down), f"the {down}x down-sampling")
+        refuse_image_size(self.image_size, lambda size: (2 ** count_scales(size),) * 2, f"the {down}x down-sampling")
         channels = scale_channels(base_channels, self.num_scales)
         self.encoder = Encoder(3, channels)
         self.memory = PrototypeMemory(channels[-1], num_items) if num_items else None

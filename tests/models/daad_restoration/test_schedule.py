@@ -9,6 +9,7 @@ import pytest
 from conftest import make_restoration
 from lightning.pytorch.callbacks import Callback, Timer
 
+from anomalib_daad import DaadRestoration
 from anomalib_daad.models.daad_restoration.schedule import annealed
 
 
@@ -61,6 +62,18 @@ def test_the_sooner_of_steps_and_time_counts(make_datamodule, make_engine) -> No
     engine = make_engine(max_steps=6, max_time={"hours": 5}, callbacks=[watch], limit_val_batches=0)
     engine.fit(make_restoration(), datamodule=make_datamodule())
     assert watch.rates[1:] == pytest.approx([annealed(step, 6) for step in range(1, 6)])
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_time": {"seconds": 4}}], ids=str)
+def test_a_resumed_training_takes_the_length_that_it_is_given(length, make_datamodule, make_engine) -> None:
+    engine = make_engine(**length, limit_val_batches=0)
+    engine.fit(make_restoration(), datamodule=make_datamodule())
+    path, done = engine.trainer.checkpoint_callback.best_model_path, engine.trainer.global_step
+    DaadRestoration.load_from_checkpoint(path)  # nothing but weights and numbers in it
+    watch, model = Rates(), make_restoration()
+    engine = make_engine(max_steps=done + 8, callbacks=[watch], limit_val_batches=0)
+    engine.fit(model, datamodule=make_datamodule(), ckpt_path=path)
+    assert watch.rates[1:] == pytest.approx([annealed(step, done + 8) for step in range(done + 1, done + 8)])
 
 
 def test_a_length_that_nobody_knows_is_refused(make_datamodule, make_engine) -> None:
