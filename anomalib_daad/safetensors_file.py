@@ -53,9 +53,9 @@ def save_safetensors(model: Model, path: str | Path) -> Path:
         ValueError: If the model has a pre-processor of another kind, which would not be in the file.
     """
     name, path = type(model).__name__, Path(path)
-    if name not in MODELS or str(model.pre_processor) != str(_pre_processor(model)):
-        msg = f"Only {', '.join(MODELS)} with their own pre-processor can be saved, got {name} with "
-        msg += f"{model.pre_processor}."
+    if name not in MODELS or not _has_its_own_pre_processor(model):
+        msg = f"Only {', '.join(MODELS)} with their own pre-processor can be saved, got {name} with another one: it "
+        msg += "would not be in the file."
         raise ValueError(msg)
     try:
         plugin = version("anomalib-daad")
@@ -138,8 +138,14 @@ def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.
     return model_class(**arguments)
 
 
-def _pre_processor(model: Any) -> Any:
-    return model.configure_pre_processor(tuple(model.model.image_size))
+def _has_its_own_pre_processor(model: Any) -> bool:
+    own = model.configure_pre_processor(tuple(model.model.image_size))
+    # That of a checkpoint names its interpolation by the enumeration, a new one by its value.
+    return _described(model.pre_processor) == _described(own)
+
+
+def _described(pre_processor: Any) -> str:
+    return str(pre_processor).replace("InterpolationMode.BILINEAR", "bilinear")
 
 
 def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:

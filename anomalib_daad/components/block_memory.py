@@ -100,6 +100,10 @@ class BlockMemory(nn.Module):
         self._cached_norms: _CachedNorms | None = None
         self._initialize_items(init)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be computed anew out of copies and pickles."""
+        return {**self.__dict__, "_cached_norms": None}
+
     def _initialize_items(self, init: MemoryInit) -> None:
         if init == "normal":
             nn.init.normal_(self.items)

@@ -26,7 +26,7 @@ class CalibratedScores(Module):
     model: Any
     calibrates_on_good = False
     _validated = False
-    _training_scores: list[Scores]
+    _training_scores: list[Scores] | None = None
 
     def before_calibration(self) -> None:
         """Learn what scores depend on, before their ranges are taken. Nothing, unless a detector has it."""

@@ -2,8 +2,10 @@
 
 """What stands in a checkpoint beside the weights, and checkpoints that do not fit a model."""
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from anomalib.models.components import AnomalibModule
@@ -11,8 +13,11 @@ from anomalib.models.components import AnomalibModule
 from .checkpoint_file import WholeCheckpointIO
 from .lightning_internals import Module
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 2  # of the models: 1 had restoration training as arguments of Daad
 KEY = "anomalib_daad"
+USED_AS_TRAINED = "The checkpoint was trained with %s: its model is used as it was trained."
 
 
 def model_name(checkpoint: dict[str, Any]) -> str | None:
@@ -33,8 +38,17 @@ def _header(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 class CheckedCheckpoints(Module):
-    """Writes which model a checkpoint is of, and refuses one that does not fit, in one sentence."""
+    """Writes which model a checkpoint is of, and lets it decide what the model is.
 
+    A model whose arguments are others than those of the checkpoint becomes what was trained, with a warning: scores of
+    other arguments would pass defects without a word. A checkpoint that does not fit is refused in one sentence.
+
+    Attributes:
+        of_training_alone (frozenset[str]): Arguments that change a training and no score.
+    """
+
+    model: Any
+    of_training_alone: ClassVar[frozenset[str]] = frozenset()
     _validated: bool
 
     @classmethod
@@ -47,15 +61,21 @@ class CheckedCheckpoints(Module):
             kwargs: As anomalib's.
 
         Returns:
-            Any: The model.
+            Any: The model in evaluation mode.
 
         Raises:
             ValueError: If the file is damaged, is no checkpoint, or is one of another model.
         """
         if isinstance(checkpoint_path, str | Path) and kwargs.get("weights_only", True):
             reader = WholeCheckpointIO(cls.checkpoint_safe_globals())
-            cls._refuse_other_models(reader.load_checkpoint(checkpoint_path, map_location="cpu"))
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+            content = reader.load_checkpoint(checkpoint_path, map_location="cpu")
+            cls._refuse_other_models(content)
+            theirs = cls._network_arguments(content.get("hyper_parameters", {}))
+            ours = cls._network_arguments({name: value for name, value in kwargs.items() if name in theirs})
+            if differing := [name for name in ours if ours[name] != theirs[name]]:
+                logger.warning(USED_AS_TRAINED, _describe(differing, theirs, ours))
+                kwargs = {name: value for name, value in kwargs.items() if name not in differing}
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs).eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save also which model it is, and whether validation has set the ranges.
@@ -78,6 +98,7 @@ class CheckedCheckpoints(Module):
             ValueError: If the checkpoint is of another model, version or architecture.
         """
         self._refuse_other_models(checkpoint)
+        self._take_arguments(checkpoint.get("hyper_parameters", {}))
         self._refuse_other_shapes(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self._validated = bool(_header(checkpoint).get("validated", True))
@@ -98,6 +119,35 @@ class CheckedCheckpoints(Module):
             return
         raise ValueError(msg)
 
+    def _take_arguments(self, saved: dict[str, Any]) -> None:
+        """Build the network that was trained where other arguments would build another, or score otherwise.
+
+        Raises:
+            ValueError: If images were prepared for another size already.
+        """
+        ours, theirs = self._network_arguments(self.hparams), self._network_arguments(saved)
+        differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+        if not differing:
+            return
+        said = _describe(differing, theirs, ours)
+        if "image_size" in differing and self._trainer is not None:
+            height, width = theirs["image_size"]
+            msg = (
+                f"The checkpoint was trained with {said}, and images are prepared for the size that is given: give "
+                f'image_size=({height}, {width}), on the command line --model.image_size "[{height}, {width}]".'
+            )
+            raise ValueError(msg)
+        logger.warning(USED_AS_TRAINED, said)
+        arguments = {name: value for name, value in {**self.hparams, **saved}.items() if name in self.hparams}
+        trained = type(self)(**arguments, evaluator=False, visualizer=False)
+        self.model = trained.model.to(self.device)
+        self.pre_processor = trained.pre_processor if "image_size" in differing else self.pre_processor
+        self.hparams.update(arguments)
+
+    @classmethod
+    def _network_arguments(cls, arguments: Mapping[Any, Any]) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in arguments.items() if name not in cls.of_training_alone}
+
     def _refuse_other_shapes(self, checkpoint: dict[str, Any]) -> None:
         def shapes(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
             return {key: value.shape for key, value in state.items() if key.startswith("model.")}
@@ -112,5 +162,9 @@ class CheckedCheckpoints(Module):
         raise ValueError(msg)
 
 
+def _describe(differing: list[str], theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={theirs[name]}, not {ours[name]}" for name in differing)
+
+
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -22,7 +22,8 @@ class _RankedAUROC(BinaryAUROC):
             preds (torch.Tensor): Scores, of any shape; infinite ones are of images that cannot be judged.
             target (torch.Tensor): Labels, of the same number.
         """
-        scores = preds.flatten().float()
+        # In float32 near scores would become equal; Apple's GPUs have nothing finer.
+        scores = preds.flatten().to(torch.float32 if preds.device.type == "mps" else torch.float64)
         ranked = (scores / (1 + scores.abs()) / 2 + 0.5).nan_to_num(1.0)  # as they are ordered, in [0, 1]
         super().update(ranked, target.flatten())
 

@@ -2,11 +2,13 @@
 
 """Exports of a network that is rewritten for inference."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from anomalib.data import AnomalibDataModule
 from torch import nn
 
@@ -17,6 +19,20 @@ from .quantization import quantize
 
 if TYPE_CHECKING:
     import openvino
+
+
+@contextmanager
+def _without_logs_of(*names: str) -> Iterator[None]:
+    """Keep what exporters say of each of a thousand operations out of the log, but for warnings."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class RewrittenExports(Module):
@@ -39,7 +55,8 @@ class RewrittenExports(Module):
     @contextmanager
     def _rewritten_for_inference(self) -> Iterator[None]:
         trained = self.model
-        self.model = self.inference_model()
+        with torch.random.fork_rng(devices=[]):  # layers draw initial weights before they are given trained ones
+            self.model = self.inference_model()
         try:
             yield
         finally:
@@ -58,21 +75,25 @@ class RewrittenExports(Module):
         with self._rewritten_for_inference():
             return super().to_torch(*args, **kwargs)
 
-    def to_onnx(self, *args: Any, opset_version: int = 18, **kwargs: Any) -> Path:  # type: ignore[override]
+    def to_onnx(  # type: ignore[override]
+        self, *args: Any, opset_version: int = 18, external_data: bool = False, **kwargs: Any
+    ) -> Path:
         """Export to ONNX.
 
         Args:
             args: As anomalib's ``to_onnx``.
             opset_version (int): Operator set. Defaults to ``18``: PyTorch's exporter writes it, and prints a
                 traceback when it then fails to convert to anomalib's default of 14.
+            external_data (bool): Write the weights to a file of their own, which must travel with the model; models
+                above 2 GB need it. Defaults to ``False``.
             kwargs: As anomalib's ``to_onnx``.
 
         Returns:
             Path: Path to the exported model.
         """
         self.eval()
-        with self._rewritten_for_inference():
-            return super().to_onnx(*args, opset_version=opset_version, **kwargs)
+        with self._rewritten_for_inference(), _without_logs_of("onnx_ir", "onnxscript"):
+            return super().to_onnx(*args, opset_version=opset_version, external_data=external_data, **kwargs)
 
     def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None

@@ -39,7 +39,9 @@ from .image_cache import ImageCache
 from .lightning_internals import count_steps_of_the_first, plain_tensor, set_default_length, validate_never
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
-from .randomness import random_flips, seed_epoch
+from .randomness import KeepRandomState, random_flips, seed_epoch
+
+_OF_A_TRAINING = ("_latest_images", "_training_scores", "_game")
 
 
 class TrainingLosses(NamedTuple):
@@ -79,9 +81,12 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
     seed: int | None
     flips = False
     default_steps: int | None = None
+    of_training_alone: ClassVar[frozenset[str]] = frozenset(
+        {"learning_rate", "flips", "seed", "lambdas", "entropy", "uniform_use"}
+    )
     moved_arguments: ClassVar[dict[str, str]] = {}
     automatic_optimization = False
-    _game: GameWatch
+    _game: GameWatch | None = None
     _latest_images: torch.Tensor | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +105,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
-        if not isinstance(image_size, tuple | list) or [*map(type, image_size)] != [int, int] or min(image_size) < 1:
+        if not isinstance(image_size, Sequence) or [*map(type, image_size)] != [int, int] or min(image_size) < 1:
             msg = f"image_size must be two whole numbers, height and width, such as (256, 256); got {image_size!r}."
             raise ValueError(msg)
         own = self.configure_pre_processor(image_size) if pre_processor is True else pre_processor
@@ -141,14 +146,34 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         return evaluation.configure_evaluator()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add an image cache to anomalib's callbacks, unless the trainer has its own.
+        """Add an image cache, unless the trainer has its own, and what keeps the process's random numbers.
 
         Returns:
             Sequence[Callback]: Callbacks.
         """
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         others = [] if self._trainer is None else self.trainer.callbacks
-        return callbacks if any(isinstance(it, ImageCache) for it in others) else [*callbacks, ImageCache()]
+        ours = [kind() for kind in (ImageCache, KeepRandomState) if not any(isinstance(it, kind) for it in others)]
+        return [*callbacks, *ours]
+
+    def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Judge images, as anomalib's models do.
+
+        Args:
+            batch (Any): Images in [0, 1], shape ``(B, 3, H, W)``.
+            args: As anomalib's.
+            kwargs: As anomalib's.
+
+        Returns:
+            Any: Scores, labels, maps and masks.
+
+        Raises:
+            ValueError: If the model is in training mode, in which it would learn from the images.
+        """
+        if self.model.training:
+            msg = f"This {type(self).__name__} is in training mode, in which it judges no images: call eval() first."
+            raise ValueError(msg)
+        return super().forward(batch, *args, **kwargs)
 
     def setup(self, stage: str) -> None:
         """Refuse image files that cannot be read, or leave them out of a prediction, before any loader opens one.
@@ -171,7 +196,6 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
         self.model.train()
         self._training_scores = []
-        self._game = GameWatch()
 
     def on_train_start(self) -> None:
         """Save checkpoints where nothing is validated, too."""
@@ -179,7 +203,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that its data order and random numbers do not depend on where training started."""
-        self._training_scores.clear()
+        self._training_scores = []
         if self.seed is not None:
             seed_epoch(self.trainer, self.seed)
 
@@ -210,8 +234,10 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         losses, scores, logged = self.losses(images)
         self._optimize(losses)
         alignment = None if scores.alignment is None else scores.alignment.detach()
+        self._training_scores = self._training_scores or []
         self._training_scores.append(Scores(scores.reconstruction.detach(), alignment))
         if len(losses) > 1:
+            self._game = self._game or GameWatch()
             self._game.see(losses[1])
         self.log_dict(logged, prog_bar=True, batch_size=images.shape[0])
         schedules = self.lr_schedulers() or []
@@ -268,6 +294,23 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             return
         with evaluating(self.model):
             warn_if_astray(*self.rebuild(self._latest_images))
+
+    def teardown(self, stage: str) -> None:
+        """Forget images and scores: nothing of the data leaves with a model.
+
+        Args:
+            stage (str): Not used.
+        """
+        del stage
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave images and scores out of copies and pickles, also in a training."""
+        return {**super().__getstate__(), **dict.fromkeys(_OF_A_TRAINING)}
+
+    def _forget(self) -> None:
+        for name in _OF_A_TRAINING:
+            setattr(self, name, None)
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score one batch.

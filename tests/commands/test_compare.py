@@ -537,6 +537,15 @@ def test_layouts_are_told_apart(data_root, tmp_path) -> None:
     assert len(configured.build(4, 4, 0).train_data) == 12
 
 
+def test_images_in_folders_below_count(tmp_path) -> None:
+    """As anomalib's Folder reads them; a kind of defect that is left out without a word is worse than none."""
+    own = draw_folder(tmp_path / "mine", {"good": 20, "scratch": 4})
+    draw_folder(own / "broken", {"2024-01-08": 3, "2024-01-09/evening": 2})
+    (found,) = find_data(own)
+    assert found.arguments["abnormal_dir"] == ["broken", "scratch"]
+    assert sum(int(item.gt_label) for item in found.build(4, 4, 0).test_data) == 9
+
+
 def test_masks_of_a_folder(tmp_path) -> None:
     own = draw_folder(tmp_path / "mine", {"good": 6, "bad": 3})
     (own / "masks").mkdir()

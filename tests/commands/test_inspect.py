@@ -366,6 +366,19 @@ def test_every_model_is_inspected_in_its_own_words(tmp_path, data_root, model, w
     assert ("discriminator" in text) == ("Daad," in words[0])
 
 
+def test_maps_that_are_negative_everywhere_are_drawn(tmp_path, data_root, monkeypatch) -> None:
+    """As after a few steps: nothing differs from what good images have."""
+    model, images = make_restoration().eval(), InspectedImages(data_root, "part")
+    judge = model.model.judge
+    monkeypatch.setattr(
+        model.model, "judge", lambda it: judge(it)._replace(anomaly_map=-1 - torch.rand(len(it), 1, 32, 32))
+    )
+    picture = draw_reconstructions(model, images, observe(model, images))
+    picture.save(tmp_path)
+    low, high = (float(label.get_text()) for label in picture.figure.axes[-1].get_xticklabels())
+    assert -2 <= low < high <= -1
+
+
 def test_what_was_restored_is_shown_where_the_part_lies(data_root) -> None:
     """Of a network that searches for the place of parts: moved there, restored, and moved back."""
     model, images = make_restoration().eval(), InspectedImages(data_root, "part")

@@ -4,6 +4,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from anomalib.models import Padim
@@ -40,29 +41,58 @@ def refuse_everywhere(kind, build, path, sentence: str, make_engine, make_datamo
         assert "\n" not in str(error.value)
 
 
+def scores(predictions) -> list[float]:
+    return [float(score) for batch in predictions for score in batch.pred_score]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"num_items": 7}, ["num_items=10 in the checkpoint", "7 here"]),
-        ({"adversarial": False}, ["adversarial=True in the checkpoint", "False here"]),
-        ({"image_size": (64, 64), "base_channels": 8}, ["image_size=(32, 32)", "base_channels=4"]),
+        ({"gamma": 0.2}, ["gamma=0.9, not 0.2"]),
+        ({"num_items": 7}, ["num_items=10, not 7"]),
+        ({"adversarial": False, "base_channels": 8}, ["adversarial=True, not False", "base_channels=4, not 8"]),
+        ({"division_rates": [1, 1, 1], "connections": "skip"}, ["division_rates=[2, 2, 1]", "connections=memory"]),
     ],
+    ids=str,
 )
-def test_checkpoint_of_another_architecture(make_datamodule, make_engine, checkpoint, arguments, words) -> None:
-    for action in ("fit", "test"):
-        engine = make_engine(max_epochs=2)
-        with pytest.raises(ValueError, match="does not fit") as error:
-            getattr(engine, action)(make_model(**arguments), datamodule=make_datamodule(), ckpt_path=checkpoint)
-        assert all(word in str(error.value) for word in words)
-    with pytest.raises(ValueError, match="does not fit"):
-        Daad.load_from_checkpoint(checkpoint, **arguments)
+def test_the_checkpoint_decides_what_the_model_is(
+    make_datamodule, make_engine, checkpoint, arguments, words, caplog
+) -> None:
+    expected = scores(make_engine().predict(Daad.load_from_checkpoint(checkpoint), datamodule=make_datamodule()))
+    ways = [
+        lambda: make_engine().predict(make_model(**arguments), datamodule=make_datamodule(), ckpt_path=checkpoint),
+        lambda: make_engine().predict(Daad.load_from_checkpoint(checkpoint, **arguments), datamodule=make_datamodule()),
+    ]
+    for way in ways:
+        caplog.clear()
+        np.testing.assert_allclose(scores(way()), expected, atol=1e-6)
+        assert all(word in caplog.text for word in words)
+    metrics = make_engine().test(Daad.load_from_checkpoint(checkpoint), datamodule=make_datamodule())
+    assert make_engine().test(make_model(**arguments), datamodule=make_datamodule(), ckpt_path=checkpoint) == metrics
 
 
-def test_restoration_of_another_size(make_datamodule, make_engine) -> None:
+@pytest.mark.parametrize(
+    "arguments", [{"learning_rate": 0.5, "flips": False, "seed": 3}, {"division_rates": [2, 2, 1]}]
+)
+def test_what_changes_no_score_is_not_spoken_of(make_datamodule, make_engine, checkpoint, arguments, caplog) -> None:
+    model = make_model(**arguments)
+    make_engine().test(model, datamodule=make_datamodule(), ckpt_path=checkpoint)
+    assert "was trained with" not in caplog.text
+    assert model.learning_rate == arguments.get("learning_rate", 2e-4)
+
+
+def test_networks_of_one_shape_that_see_other_images_are_told_apart(make_datamodule, make_engine) -> None:
+    """All weights of 64 px by 2 fit 128 px by 4; images were prepared for what was given."""
     path = train(make_restoration(), make_engine, make_datamodule)
-    other = make_restoration(image_size=(64, 128))
-    with pytest.raises(ValueError, match=r"image_size=\(64, 64\) in the checkpoint, \(64, 128\) here"):
-        make_engine().test(other, datamodule=make_datamodule(), ckpt_path=path)
+    other = make_restoration(image_size=(128, 128), downscale=4)
+    words = r'image_size=\(64, 64\), on the command line --model.image_size "\[64, 64\]"'
+    for action in ("test", "predict", "validate"):
+        with pytest.raises(ValueError, match=words):
+            getattr(make_engine(), action)(other, datamodule=make_datamodule(), ckpt_path=path)
+    again = DaadRestoration.load_from_checkpoint(path, image_size=(128, 128), downscale=4, placement_radius=0)
+    assert again.model.image_size == (64, 64)
+    assert again.model.placement.radius == 2
+    assert not again.training
 
 
 def test_checkpoint_of_anomalibs(make_datamodule, make_engine, tmp_path) -> None:

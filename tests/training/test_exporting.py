@@ -2,6 +2,8 @@
 
 """Exports and inferencers give the scores of Engine.predict."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,14 @@ def test_onnx_and_openvino_take_any_image_size(trained) -> None:
         image = torch.rand(1, 3, *size)
         score = float(inferencer.predict(image).pred_score.squeeze())
         assert score == pytest.approx(float(model(image).pred_score), abs=1e-4)
+
+
+def test_onnx_is_one_file_and_says_little(tmp_path, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    path = make_model().to_onnx(tmp_path)
+    assert [it.name for it in path.parent.iterdir()] == ["model.onnx"]
+    assert len(caplog.records) < 40
+    assert logging.getLogger("onnxscript").level == logging.NOTSET
 
 
 def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:

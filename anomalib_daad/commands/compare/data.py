@@ -182,7 +182,7 @@ def _configured(path: Path, split: dict[str, Any]) -> ComparedData:
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix.lower() in IMG_EXTENSIONS for file in folder.iterdir())
+    return folder.is_dir() and any(file.suffix.lower() in IMG_EXTENSIONS for file in folder.rglob("*"))
 
 
 def _check_category(path: Path) -> None:

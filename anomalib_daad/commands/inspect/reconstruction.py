@@ -37,11 +37,12 @@ def draw_reconstructions(model: Model, images: InspectedImages, observations: Ob
     figure, grid = _grid(len(rows), 5 if has_masks else 4, with_bars=True)
     highest_error = max(close_up.error.max() for close_up in close_ups)
     highest_map = max(close_up.anomaly_map.max() for close_up in close_ups)
+    lowest_map = 0.0 if highest_map > 0 else min(close_up.anomaly_map.min() for close_up in close_ups)
     for axes, image, close_up in zip(grid, shown, close_ups, strict=False):
         axes[0].imshow(close_up.image)
         axes[1].imshow(close_up.reconstruction)
         error = axes[2].imshow(close_up.error, cmap="viridis", vmin=0, vmax=highest_error)
-        anomaly_map = axes[3].imshow(close_up.anomaly_map, cmap="viridis", vmin=0, vmax=highest_map)
+        anomaly_map = axes[3].imshow(close_up.anomaly_map, cmap="viridis", vmin=lowest_map, vmax=highest_map)
         if has_masks:
             mask = np.zeros((1, 1)) if image.mask is None else image.mask.cpu().numpy()
             height, width = close_up.error.shape
@@ -51,7 +52,8 @@ def draw_reconstructions(model: Model, images: InspectedImages, observations: Ob
     for axes, mappable in ((grid[-1, 2], error), (grid[-1, 3], anomaly_map)):
         axes.set_axis_on()
         bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
-        bar.set_ticks([0, mappable.norm.vmax], labels=["0", f"{mappable.norm.vmax:.2g}"], fontsize=9)
+        limits = (mappable.norm.vmin, mappable.norm.vmax)
+        bar.set_ticks(limits, labels=[f"{limit:.2g}" for limit in limits], fontsize=9)
         for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
             label.set_horizontalalignment(side)
     caption = (

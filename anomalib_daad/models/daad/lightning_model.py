@@ -25,6 +25,7 @@ See Also:
     :class:`anomalib_daad.models.daad.loss.GeneratorLoss`: the weighted loss.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -114,7 +115,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         if learning_rate is not None and not learning_rate > 0:
             msg = f"learning_rate must be positive or None, got {learning_rate}."
             raise ValueError(msg)
-        if not isinstance(lambdas, tuple | list) or len(lambdas) != 3:
+        if not isinstance(lambdas, Sequence) or len(lambdas) != 3:
             msg = f"lambdas must be the three weights (rec, adv, ali), got {lambdas}."
             raise ValueError(msg)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
@@ -150,7 +151,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The generator's loss, then the discriminator's.
         """
-        output = self.model(images)
+        output = self.model.reconstruct_for_losses(images)
         terms = self.generator_loss(images, output.reconstructions, output.real, output.fake)
         losses, logged = [terms.total], {"train_rec": terms.reconstruction.mean()}
         if output.real is not None and output.fake is not None:

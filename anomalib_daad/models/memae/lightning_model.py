@@ -96,7 +96,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: The mean squared error and the weighted entropy, a scalar.
         """
-        reconstructions, reads = self.model(images)
+        reconstructions, reads = self.model.reconstruct_for_losses(images)
         error = mean_square(images, reconstructions)
         total = error.mean() + self.memory_loss(reads)
         return TrainingLosses([total], Scores(error, None), {"train_rec": error.mean()})

@@ -20,6 +20,7 @@ See Also:
     :class:`anomalib_daad.models.mnad.prototype_memory.PrototypeMemory`: the memory and its update.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -99,7 +100,11 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         """
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.999), fused=True)
         steps = max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)}
+        # A function of the steps alone: CosineAnnealingLR keeps the length of an earlier run in a resumed one.
+        cosine = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+        )
+        return {"optimizer": optimizer, "lr_scheduler": cosine}
 
     def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute the loss, and let the memory move towards the queries, without gradient.
@@ -111,7 +116,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             TrainingLosses: The loss, a scalar; as scores the negative PSNR in place of R(x) and the feature distance
             in place of L(x).
         """
-        output = self.model(images)
+        output = self.model.reconstruct_for_losses(images)
         total = (images - output.reconstructions).square().mean() + self.memory_loss(output.reads)
         scores = self.model.compare(images, output)
         if self.model.memory is not None and self.training:

@@ -139,7 +139,12 @@ def test_a_closure_is_called_before_the_step() -> None:
 def test_a_restoration_trains_both_networks_with_it() -> None:
     model = make_restoration()
     model.trainer = SimpleNamespace(
-        estimated_stepping_batches=10, callbacks=[], max_epochs=1, max_steps=-1, fit_loop=None
+        state=SimpleNamespace(fn=None),
+        estimated_stepping_batches=10,
+        callbacks=[],
+        max_epochs=1,
+        max_steps=-1,
+        fit_loop=None,
     )
     (optimizer,), _ = model.configure_optimizers()
     assert type(optimizer) is Muon

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_restoration
+from lightning.pytorch.callbacks import Callback
 from references import detail_by_pillow, judged_by_definition, moved_by_loop, resize, restored_by_definition
 
 from anomalib_daad.commands.compare.gallery import reconstruct
@@ -220,12 +221,17 @@ def test_the_search_does_not_change_training(make_datamodule, make_engine) -> No
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_training_learns_whether_there_is_a_place(validated, make_datamodule, make_engine, tmp_path) -> None:
-    model = make_restoration(placement_radius=1)
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            del trainer
+            self.images = pl_module._latest_images
+
+    model, latest = make_restoration(placement_radius=1), Keep()
     arguments = {} if validated else {"limit_val_batches": 0}
-    engine = make_engine(max_epochs=3, **arguments)
+    engine = make_engine(max_epochs=3, callbacks=[latest], **arguments)
     engine.fit(model, datamodule=make_datamodule(train_batch_size=12))
     measured = model.model.placement.growth.clone()
-    images = model._latest_images
+    images = latest.images
     assert len(images) == 12
     seen = model.eval().model.detail(images)
     expected = PlacementSearch(1).measure_growth(seen, model.model.restore).median()
@@ -235,7 +241,9 @@ def test_training_learns_whether_there_is_a_place(validated, make_datamodule, ma
 
 
 def test_a_negative_radius_is_refused() -> None:
-    with pytest.raises(ValueError, match="placement_radius must be at least 1, or 0 for no search, got -1"):
+    with pytest.raises(
+        ValueError, match="placement_radius must be a whole number, at least 1, or 0 for no search, got -1"
+    ):
         make_restoration(placement_radius=-1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.models import get_model
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from anomalib_daad import Mnad
@@ -149,3 +150,18 @@ def test_bad_arguments_are_named(arguments, words) -> None:
 def test_a_memory_without_items_is_refused() -> None:
     with pytest.raises(ValueError, match="num_items must be at least 1, got 0"):
         PrototypeMemory(8, 0)
+
+
+def test_a_longer_resumed_training_takes_its_own_length(make_datamodule, make_engine) -> None:
+    engine = make_engine(max_epochs=1, limit_val_batches=0)
+    engine.fit(Mnad(**TINY, seed=0), datamodule=make_datamodule())
+    path = engine.trainer.checkpoint_callback.best_model_path
+    model, rates = Mnad(**TINY, seed=0), []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"] / pl_module.learning_rate)
+
+    engine = make_engine(max_epochs=4, limit_val_batches=0, callbacks=[Watch()])  # epochs of three steps
+    engine.fit(model, datamodule=make_datamodule(), ckpt_path=path)
+    assert rates[1:] == pytest.approx([(1 + math.cos(math.pi * step / 12)) / 2 for step in range(4, 12)])
