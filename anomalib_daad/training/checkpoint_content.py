@@ -154,11 +154,10 @@ class CheckedCheckpoints(Module):
 
         if shapes(checkpoint["state_dict"]) == shapes(self.state_dict()):
             return
-        saved = checkpoint.get("hyper_parameters", {})
-        differing = [key for key in self.hparams if key in saved and _plain(saved[key]) != _plain(self.hparams[key])]
-        reason = ", ".join(f"{key}={saved[key]} in the checkpoint, {self.hparams[key]} here" for key in differing)
-        msg = f"The checkpoint does not fit this {type(self).__name__}: {reason or 'its weights have other shapes'}. "
-        msg += "Build the model with the arguments that it was trained with, or load another checkpoint."
+        msg = (
+            f"The checkpoint does not fit {type(self).__name__}: its weights have other shapes than its own arguments "
+        )
+        msg += "give them; load another checkpoint."
         raise ValueError(msg)
 
 

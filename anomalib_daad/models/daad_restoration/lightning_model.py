@@ -107,7 +107,6 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             model = RestorationModel(image_size, downscale, base_channels, placement_radius)
             self.model = model.to(memory_format=torch.channels_last)
         self.learning_rate = learning_rate
-        self.most_shift = downscale // 2
         self.seed = seed
 
     def configure_optimizers(self) -> Any:
@@ -130,7 +129,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: One loss; the scores are those of the images that were not corrupted.
         """
-        seen = self.model.detail(random_shifts(images, self.most_shift))
+        seen = self.model.detail(random_shifts(images, self.model.downscale // 2))
         good = relight(seen, *LIGHT)
         corrupted, masks = corrupt(good)
         output = self.model.restore_and_compare(corrupted)

@@ -108,6 +108,7 @@ class RestorationModel(AnomalyNetwork):
         unit = UNIT * downscale
         refuse_image_size(self.image_size, lambda _: (unit, unit), f"{UNIT} times downscale {downscale}")
         height, width = self.image_size[0] // downscale, self.image_size[1] // downscale
+        self.downscale = downscale
         self.num_scales = count_scales((height, width))
         rates = (height >> self.num_scales, width >> self.num_scales, 1)  # each pixel of the bottleneck is a block
         self.detail = Detail(self.image_size, downscale)

@@ -11,7 +11,7 @@ from conftest import make_restoration
 from references import draw_rough, judged_by_definition, placed_height, resize
 
 from anomalib_daad.components.inference import for_inference
-from anomalib_daad.models.daad_restoration import RestorationModel
+from anomalib_daad.models.daad_restoration import RestorationModel, lightning_model
 from anomalib_daad.models.daad_restoration.map_standardization import MapStandardization
 
 
@@ -124,5 +124,8 @@ def test_the_blur_is_a_share_of_the_shorter_side_of_what_networks_see(size, down
 
 
 @pytest.mark.parametrize("downscale", [2, 4, 8])
-def test_the_random_shift_is_half_of_downscale(downscale) -> None:
-    assert make_restoration(image_size=(128, 128), downscale=downscale).most_shift == downscale // 2
+def test_the_random_shift_is_half_of_downscale(downscale, monkeypatch) -> None:
+    model, most = make_restoration(image_size=(128, 128), downscale=downscale), []
+    monkeypatch.setattr(lightning_model, "random_shifts", lambda images, shift: most.append(shift) or images)
+    model.losses(torch.rand(2, 3, 128, 128) * 2 - 1)
+    assert most == [downscale // 2]
