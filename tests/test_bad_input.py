@@ -3,7 +3,10 @@
 """Bad input gets one clear sentence."""
 
 import pytest
+from anomalib.pre_processing import PreProcessor
 from conftest import make_model, make_restoration
+from lightning.pytorch.callbacks import BatchSizeFinder
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_daad import Daad, DaadRestoration, MemAe, Mnad
 
@@ -71,6 +74,25 @@ def test_arguments_of_restoration_say_where_they_went(arguments) -> None:
     assert "\n" not in str(error.value)
     (name,) = {name for name in arguments if f"takes no {name}:" in str(error.value)}
     assert name != "image_size"
+
+
+@pytest.mark.parametrize("build", [make_model, make_restoration], ids=["Daad", "DaadRestoration"])
+def test_images_of_another_normalisation_are_refused(build, make_datamodule, make_engine) -> None:
+    """ImageNet's, which pretrained models want, is taken by mistake."""
+    own = build()
+    imagenet = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    other = build(pre_processor=PreProcessor(Compose([Resize(own.model.image_size, antialias=True), imagenet])))
+    name = type(own).__name__
+    with pytest.raises(ValueError, match=rf"from -?[\d.]+ to 1\.\d after the pre-processor; {name} rebuilds \[-1, 1\]"):
+        make_engine(max_epochs=1).fit(other, datamodule=make_datamodule())
+
+
+def test_a_batch_size_can_be_searched_for(make_datamodule, make_engine) -> None:
+    """Lightning's finder trains before a model's own start of a training."""
+    finder = BatchSizeFinder(max_trials=1, batch_arg_name="train_batch_size")
+    model = make_model()
+    make_engine(max_epochs=1, callbacks=[finder]).fit(model, datamodule=make_datamodule())
+    assert model.model.score.reconstruction_range.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [Daad, DaadRestoration])

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from anomalib.data import InferenceBatch
 
+MOST_BEYOND = 1.2  # of an augmentation's noise; ImageNet's normalisation gives -2.1 to 2.6
+
 
 def flag_not_finite(images: torch.Tensor, score: torch.Tensor, anomaly_map: torch.Tensor) -> InferenceBatch:
     """Make the score infinite where the image or the score is not finite, and the map where it is not finite itself.
@@ -39,6 +41,26 @@ def flag_not_finite(images: torch.Tensor, score: torch.Tensor, anomaly_map: torc
         pred_score=torch.where(is_scored, score, torch.inf),
         anomaly_map=torch.where(anomaly_map.isfinite(), anomaly_map, torch.inf),
     )
+
+
+def refuse_other_range(images: torch.Tensor, name: str) -> None:
+    """Refuse images that a pre-processor made for another kind of model: ours rebuild [-1, 1].
+
+    Args:
+        images (torch.Tensor): Images after the pre-processor, shape ``(B, 3, H, W)``.
+        name (str): Name of the model.
+
+    Raises:
+        ValueError: If they leave [-1, 1] by more than noise that is added to them would.
+    """
+    low, high = (float(limit) for limit in images.aminmax())
+    if low >= -MOST_BEYOND and high <= MOST_BEYOND:
+        return
+    msg = (
+        f"Images are from {low:.2g} to {high:.2g} after the pre-processor; {name} rebuilds [-1, 1]: use "
+        f"{name}.configure_pre_processor, or Normalize([0.5] * 3, [0.5] * 3)."
+    )
+    raise ValueError(msg)
 
 
 def refuse_not_finite(batch: Any) -> None:

@@ -2,6 +2,7 @@
 
 """Decoded images kept in memory: anomalib reads and resizes every file anew in every epoch."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,14 +65,16 @@ class ImageCache(Callback):
 
 
 class CachedDataset(Dataset):
-    """Items of another data set, each read once.
+    """Items of another data set, each read once where there is room for it.
 
     Args:
         dataset (Dataset): Data set with a length whose items do not change from one reading to the next.
+        max_bytes (float): The most that the tensors of the items that are kept may take.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, max_bytes: float) -> None:
         self.dataset = dataset
+        self.left = max_bytes
         self._items: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -85,11 +88,16 @@ class CachedDataset(Dataset):
             index (int): Index of the item.
 
         Returns:
-            Any: The item as the other data set gave it; not a copy.
+            Any: The item as the other data set gave it, a shallow copy: anomalib's collate puts enlarged images into
+            items whose batch has larger ones.
         """
-        if index not in self._items:
-            self._items[index] = self.dataset[index]
-        return self._items[index]
+        if index in self._items:
+            return copy.copy(self._items[index])
+        item = self.dataset[index]
+        if (size := _size(item)) <= self.left:
+            self.left -= size
+            self._items[index] = copy.copy(item)
+        return item
 
 
 def cache_images(loaders: Iterable[Any], max_bytes: float) -> list[Any]:
@@ -100,7 +108,8 @@ def cache_images(loaders: Iterable[Any], max_bytes: float) -> list[Any]:
 
     Args:
         loaders (Iterable[Any]): Data loaders.
-        max_bytes (float): The most that the images of all may take, judged by the first image of each.
+        max_bytes (float): The most that the images of all may take. A loader whose images would take more, judged by
+            the first, keeps none; what is larger than the first is counted as it comes.
 
     Returns:
         list[Any]: Data loaders with the same batches in the same order for the same random state.
@@ -114,7 +123,7 @@ def cache_images(loaders: Iterable[Any], max_bytes: float) -> list[Any]:
         max_bytes -= size
         cached.append(
             DataLoader(
-                CachedDataset(loader.dataset),
+                CachedDataset(loader.dataset, size),
                 batch_size=loader.batch_size,
                 sampler=loader.sampler,
                 drop_last=loader.drop_last,
@@ -136,5 +145,9 @@ def _decoded_size(loader: Any) -> int | None:
         or not len(dataset)
     ):
         return None
-    first = vars(dataset[0]).values()
-    return len(dataset) * sum(value.nbytes for value in first if isinstance(value, torch.Tensor))
+    return len(dataset) * _size(dataset[0])
+
+
+def _size(item: Any) -> int:
+    """Bytes of the tensors of one of anomalib's items."""
+    return sum(value.nbytes for value in vars(item).values() if isinstance(value, torch.Tensor))

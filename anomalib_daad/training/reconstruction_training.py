@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_daad.components.finite_input import refuse_not_finite
+from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
 from anomalib_daad.components.image_size import check_images
 from anomalib_daad.data.image_check import check_image_files
@@ -221,13 +221,15 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             STEP_OUTPUT: The first loss.
 
         Raises:
-            ValueError: If a pixel, a loss or a gradient is NaN or infinite, or the images have another size than the
-                network was built for.
+            ValueError: If a pixel, a loss or a gradient is NaN or infinite, the images have another size than the
+                network was built for, or the first ones have another range than [-1, 1].
         """
         del batch_idx
         refuse_not_finite(batch)
         images = plain_tensor(batch.image)
         check_images(images, (3, *self.model.image_size))
+        if self._latest_images is None:
+            refuse_other_range(images, type(self).__name__)
         if self.flips:
             images = random_flips(images)
         self._latest_images = images

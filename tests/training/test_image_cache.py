@@ -2,9 +2,12 @@
 
 """Keeping decoded images in memory changes nothing but the speed."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
+from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from conftest import make_model
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
@@ -56,6 +59,29 @@ def test_only_what_fits_is_kept(data_root) -> None:
     assert second is loader
     assert cache_images([loader], max_bytes=size - 1) == [loader]
     assert isinstance(cache_images([loader], max_bytes=size)[0].dataset, CachedDataset)
+
+
+def test_images_of_mixed_sizes_stay_as_they_are_and_below_the_limit(tmp_path) -> None:
+    """anomalib's collate enlarges images to the largest of their batch."""
+    sizes = [(24, 24)] * 11 + [(150, 110)]
+    for index, size in enumerate(sizes):
+        path = tmp_path / "part/train/good" / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((*size, 3), index, np.uint8))
+    dataset = MVTecADDataset(tmp_path, "part", split="train")
+    loader = DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=dataset.collate_fn)
+    (cached,) = cache_images([loader], max_bytes=1e9)
+    limit = cached.dataset.left
+    for _ in range(4):
+        for batch in cached:
+            numbers = [int(path[-7:-4]) for path in batch.image_path]
+            assert [round(image.mean().item() * 255) for image in batch.image] == numbers
+    kept = cached.dataset._items
+    assert kept.keys() == {*range(11)}  # the large one would take more than is left
+    assert {item.image.shape[-2:] for item in kept.values()} == {(24, 24)}
+    assert sum(item.image.nbytes for item in kept.values()) <= limit
+    items = [cached.dataset[0], cached.dataset[0]]
+    assert items[0] is not items[1]
 
 
 def test_other_loaders_stay_as_they_are() -> None:
