@@ -375,7 +375,7 @@ def test_maps_that_are_negative_everywhere_are_drawn(tmp_path, data_root, monkey
     )
     picture = draw_reconstructions(model, images, observe(model, images))
     picture.save(tmp_path)
-    low, high = (float(label.get_text()) for label in picture.figure.axes[-1].get_xticklabels())
+    low, high = (float(label.get_text()) for label in picture.figure.axes[-2].get_xticklabels())
     assert -2 <= low < high <= -1
 
 
