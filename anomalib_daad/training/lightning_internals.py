@@ -113,7 +113,7 @@ def set_default_length(trainer: Trainer, steps: int) -> None:
         trainer.fit_loop.epoch_loop.max_steps = max(steps, trainer.min_steps or 0)
     said = (getattr(trainer, "val_check_interval", None), trainer.check_val_every_n_epoch) != (1.0, 1)
     stops_early = any(isinstance(callback, EarlyStopping) for callback in getattr(trainer, "callbacks", []))
-    if not said and not stops_early and trainer.limit_val_batches:
+    if not said and not stops_early:
         trainer.val_check_interval = validation_interval(trainer.max_steps)
         trainer.check_val_every_n_epoch = None
 
@@ -133,14 +133,14 @@ def validation_interval(steps: int) -> int:
     return steps // next((count for count in range(fewest, 4 * fewest) if steps % count == 0), fewest)
 
 
-def validate_never(trainer: Trainer) -> None:
-    """Let checkpoints follow epochs where there are no validation images: they would wait for a validation.
+def save_without_validation(trainer: Trainer) -> None:
+    """Let checkpoints follow epochs where nothing is validated: counted in steps, they would wait for a validation.
 
     Args:
         trainer (Trainer): Trainer at the start of a training.
     """
     if trainer.check_val_every_n_epoch is None and not sum(trainer.num_val_batches):
-        trainer.check_val_every_n_epoch = 1
+        trainer.val_check_interval, trainer.check_val_every_n_epoch = 1.0, 1
 
 
 def fresh_validation_batches(trainer: Trainer) -> Iterator[Batch]:

@@ -36,7 +36,7 @@ from .distributed import average
 from .divergence import GameWatch, refuse_diverged, warn_if_astray
 from .exporting import RewrittenExports
 from .image_cache import ImageCache
-from .lightning_internals import count_steps_of_the_first, plain_tensor, set_default_length, validate_never
+from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
@@ -199,7 +199,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
 
     def on_train_start(self) -> None:
         """Save checkpoints where nothing is validated, too."""
-        validate_never(self.trainer)
+        save_without_validation(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that its data order and random numbers do not depend on where training started."""

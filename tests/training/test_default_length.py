@@ -150,6 +150,7 @@ def test_without_validation_images_each_epoch_saves_a_checkpoint(make_datamodule
     engine = make_engine(max_steps=7, limit_val_batches=0)  # two epochs of three steps, and one of one
     engine.fit(make_restoration(), datamodule=make_datamodule())
     assert torch.load(engine.trainer.checkpoint_callback.best_model_path)["global_step"] == 7
+    assert (engine.trainer.val_check_interval, engine.trainer.check_val_every_n_epoch) == (1.0, 1)
 
 
 def test_an_interval_in_time_is_kept(make_datamodule, make_engine) -> None:
