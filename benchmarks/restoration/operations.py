@@ -56,7 +56,7 @@ def count_step(model: DaadRestoration, images: torch.Tensor, optimizer: torch.op
         counts[name] += count.operations
         return result
 
-    moved = counted("movements", lambda: lightning_model.random_shifts(images, model.most_shift))
+    moved = counted("movements", lambda: lightning_model.random_shifts(images, model.model.downscale // 2))
     score = model._scores_of_good  # noqa: SLF001
     with (
         patch.object(model, "_scores_of_good", lambda *arguments: counted("scores", lambda: score(*arguments))),
