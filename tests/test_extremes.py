@@ -37,6 +37,7 @@ def memories(draw) -> tuple[BlockMemory, torch.Tensor]:
         temperature=draw(st.sampled_from([0.02, 0.1, 1.0, 10.0])),
         renormalize=draw(st.booleans()),
         drop_width=draw(st.sampled_from([0.0, 1e-3, 1.0])),
+        similarity=draw(st.sampled_from(["cosine", "inner_product"])),
     )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     items = torch.randn(memory.items.shape, generator=generator) * 10.0 ** draw(st.integers(-15, 15))

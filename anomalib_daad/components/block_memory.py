@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 MemoryInit = Literal["normal", "uniform"]
+Similarity = Literal["cosine", "inner_product"]
 MIN_TEMPERATURE = 0.02  # exp(1 / 0.02) still fits float32
 
 
@@ -40,16 +41,19 @@ class BlockMemory(nn.Module):
         division_rates (tuple[int, int, int]): Divisions ``(r_h, r_w, r_c)`` along height, width and channels. They
             must divide ``H``, ``W`` and ``C``.
         num_items (int): Number of memory items ``N``, at least 1.
-        temperature (float): Divides the cosine similarities before the softmax; below 1 it sharpens the read, from
+        temperature (float): Divides the similarities before the softmax; below 1 it sharpens the read, from
             0.02 up. The paper has none, which is ``1.0``. Defaults to ``1.0``.
         renormalize (bool): Scale the weights that survive the drop at ``1/N`` to a sum of one. The paper does not
             say so, and eq. 2 taken literally does not. Defaults to ``False``.
-        drop_below (float): Weights below ``drop_below / N`` are dropped; 1 is the paper's, MemAE's lambda lies between
-            1 and 3, 0 keeps all. Defaults to ``1.0``.
+        drop_below (float): Weights below ``drop_below / N`` are dropped; 1 is the paper's, 0 keeps all. MemAE's paper
+            has 1 to 3, its code 5. Defaults to ``1.0``.
         drop_width (float): Makes the drop at ``1/N``, a step, a ramp over this range of ``log w`` below it, so that
             backends whose arithmetic differs in the last digits read alike. Defaults to ``0.0``, the paper's step.
         init (str): Initial items: ``"normal"`` draws from N(0, 1); ``"uniform"`` from U(-1/sqrt(D), 1/sqrt(D)), as
             MemAE does. Defaults to ``"normal"``.
+        similarity (str): What the softmax is taken of: ``"cosine"`` of query and item (eq. 1), or their
+            ``"inner_product"``, as in MemAE's code. With the cosine at temperature 1 no weight exceeds ``7.4 / N``;
+            with the inner product a long query can choose a single item. Defaults to ``"cosine"``.
 
     Attributes:
         items (nn.Parameter): Memory items, shape ``(N, D)`` with ``D = C * H * W / (r_h * r_w * r_c)``.
@@ -68,6 +72,7 @@ class BlockMemory(nn.Module):
         drop_width: float = 0.0,
         init: MemoryInit = "normal",
         drop_below: float = 1.0,
+        similarity: Similarity = "cosine",
     ) -> None:
         super().__init__()
         channels, height, width = feature_shape
@@ -88,6 +93,9 @@ class BlockMemory(nn.Module):
         if init not in get_args(MemoryInit):
             msg = f"init must be one of {get_args(MemoryInit)}, got {init!r}."
             raise ValueError(msg)
+        if similarity not in get_args(Similarity):
+            msg = f"similarity must be one of {get_args(Similarity)}, got {similarity!r}."
+            raise ValueError(msg)
 
         self.feature_shape = (channels, height, width)
         self.division_rates = (r_h, r_w, r_c)
@@ -96,6 +104,7 @@ class BlockMemory(nn.Module):
         self.renormalize = renormalize
         self.drop_width = drop_width
         self.drop_below = drop_below
+        self.similarity = similarity
         self.items = nn.Parameter(torch.empty(num_items, math.prod(self.block_shape)))
         self._cached_norms: _CachedNorms | None = None
         self._initialize_items(init)
@@ -158,7 +167,11 @@ class BlockMemory(nn.Module):
         return self._weigh(self.divide(features))
 
     def _weigh(self, queries: torch.Tensor) -> torch.Tensor:
-        similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
+        if self.similarity == "cosine":
+            similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
+        else:
+            similarity = self._inner_product(queries) / self.temperature
+            similarity = similarity - similarity.detach().amax(dim=-1, keepdim=True)  # it has no bound, and exp would overflow
         # log(w N) without the large terms of a log-softmax: what is compared with 0 stays exact in half precision.
         excess = similarity - similarity.exp().mean(dim=-1, keepdim=True).log()
         rounding = 8 * torch.finfo(excess.dtype).eps * max(1.0, 1 / self.temperature)  # a weight of 1/N must not drop
@@ -212,6 +225,16 @@ class BlockMemory(nn.Module):
         # scaled would overflow float16.
         products = (queries * _inverse_norm(queries)).to(self.items.dtype) @ self.items.T
         return products.to(torch.promote_types(products.dtype, torch.float32)) * self._inverse_item_norms()
+
+    def _inner_product(self, queries: torch.Tensor) -> torch.Tensor:
+        """Inner product of every query with every item, in at least float32: ``(B, Q, D) -> (B, Q, N)``."""
+        # In half precision products of 20 and more would be a tenth off, and their exponentials as well.
+        dtype = torch.promote_types(self.items.dtype, torch.float32)
+        device = queries.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return queries.to(dtype) @ self.items.to(dtype).T
+        return queries.to(dtype) @ self.items.to(dtype).T
 
     def _inverse_item_norms(self) -> torch.Tensor:
         """``1 / ||m_i||``, shape ``(N,)``; at inference computed once for each state of the items."""

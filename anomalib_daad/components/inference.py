@@ -84,9 +84,15 @@ class ChannelsLastMemory(BlockMemory):
     """
 
     def __init__(self, memory: BlockMemory) -> None:
-        options = (memory.temperature, memory.renormalize, memory.drop_width)
         super().__init__(
-            memory.feature_shape, memory.division_rates, len(memory.items), *options, drop_below=memory.drop_below
+            memory.feature_shape,
+            memory.division_rates,
+            len(memory.items),
+            memory.temperature,
+            memory.renormalize,
+            memory.drop_width,
+            drop_below=memory.drop_below,
+            similarity=memory.similarity,
         )
         items = memory.items.detach().unflatten(1, self.block_shape).permute(0, 2, 3, 1)  # (N, h, w, c)
         self.items = nn.Parameter(items.flatten(1), requires_grad=False)

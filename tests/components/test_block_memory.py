@@ -25,18 +25,22 @@ GRID = [
 
 
 def reference_weights(
-    query: list[float], items: list[list[float]], temperature: float = 1.0, renormalize: bool = False
+    query: list[float],
+    items: list[list[float]],
+    temperature: float = 1.0,
+    renormalize: bool = False,
+    similarity: str = "cosine",
 ) -> list[float]:
-    """Eq. 1 and the drop at 1/N for one query, in Python's double precision."""
+    """Eq. 1, or MemAE's softmax of inner products, and the drop at 1/N for one query, in Python's double precision."""
 
     def norm(vector: list[float]) -> float:
         return math.sqrt(sum(x * x for x in vector))
 
     exponentials = []
     for item in items:
-        scale = norm(query) * norm(item)
-        cosine = sum(q * m for q, m in zip(query, item, strict=True)) / scale if scale else 0.0
-        exponentials.append(math.exp(cosine / temperature))
+        scale = norm(query) * norm(item) if similarity == "cosine" else 1.0
+        alike = sum(q * m for q, m in zip(query, item, strict=True)) / scale if scale else 0.0
+        exponentials.append(math.exp(alike / temperature))
     weights = [e / sum(exponentials) for e in exponentials]
     weights = [0.0 if w < 1 / len(items) - 1e-12 else w for w in weights]
     return [w / sum(weights) for w in weights] if renormalize else weights
@@ -64,7 +68,8 @@ def reference_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
                         slice(column * w, (column + 1) * w),
                     )
                     query = features[block].double().flatten().tolist()
-                    weights = reference_weights(query, items, memory.temperature, memory.renormalize)
+                    options = (memory.temperature, memory.renormalize, memory.similarity)
+                    weights = reference_weights(query, items, *options)
                     read = [
                         sum(weight * item[d] for weight, item in zip(weights, items, strict=True))
                         for d in range(len(query))
@@ -75,24 +80,25 @@ def reference_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
 
 def away_from_step(memory: BlockMemory, features: torch.Tensor) -> bool:
     """Whether no weight is so near to 1/N that rounding decides."""
-    weights = torch.softmax(
-        torch.nn.functional.cosine_similarity(
-            memory.divide(features).double()[:, :, None], memory.items.double()[None, None], dim=-1
-        )
-        / memory.temperature,
-        dim=-1,
-    )
+    queries, items = memory.divide(features).double()[:, :, None], memory.items.double()[None, None]
+    if memory.similarity == "cosine":
+        similarity = torch.nn.functional.cosine_similarity(queries, items, dim=-1)
+    else:
+        similarity = (queries * items).sum(dim=-1)
+    weights = torch.softmax(similarity / memory.temperature, dim=-1)
     excess = (weights * memory.items.shape[0]).log().abs()
     return bool(((excess > 2e-6) | (excess < 1e-12)).all())
 
 
 @pytest.mark.parametrize(("shape", "rates", "num_items"), GRID)
 @pytest.mark.parametrize(("temperature", "renormalize"), [(1.0, False), (0.1, True), (1.0, True)])
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("training", [True, False])
-def test_read_equals_reference(shape, rates, num_items, temperature, renormalize, dtype, training) -> None:
-    torch.manual_seed(0)
-    memory = BlockMemory(shape, rates, num_items, temperature, renormalize).to(dtype).train(training)
+def test_read_equals_reference(shape, rates, num_items, temperature, renormalize, similarity, dtype, training) -> None:
+    torch.manual_seed(2)
+    memory = BlockMemory(shape, rates, num_items, temperature, renormalize, init="uniform", similarity=similarity)
+    memory = memory.to(dtype).train(training)
     features = torch.randn(2, *shape, dtype=dtype)
     assert away_from_step(memory, features)
     with torch.set_grad_enabled(training):
@@ -121,6 +127,44 @@ def test_read_in_half_precision_is_near_the_reference(dtype, tolerance) -> None:
     assert read.dtype == dtype
     error = (read.double() - reference_read(memory, features)).abs().max()
     assert error < tolerance
+
+
+def test_the_cosine_cannot_choose_and_the_inner_product_can() -> None:
+    """An item that a long block equals: e / (e + N - 1) of the weight at most, or all of it."""
+    items = torch.eye(64)
+    weights = {}
+    for similarity in ("cosine", "inner_product"):
+        memory = BlockMemory((16, 2, 2), (1, 1, 1), 64, similarity=similarity, drop_below=0.0)
+        with torch.no_grad():
+            memory.items.copy_(items)
+        weights[similarity] = memory.address(20 * items[3].reshape(1, 16, 2, 2))[0, 0]
+    assert weights["cosine"][3].item() == pytest.approx(math.e / (math.e + 63))
+    assert weights["inner_product"][3].item() == pytest.approx(1.0)
+
+
+def test_inner_products_of_any_size_stay_finite() -> None:
+    memory = BlockMemory((4, 4, 4), (2, 2, 1), 7, similarity="inner_product")
+    features = (1e4 * torch.randn(2, 4, 4, 4)).requires_grad_()
+    read = memory(features)
+    read.sum().backward()
+    assert read.isfinite().all()
+    assert features.grad.isfinite().all()
+    assert memory.items.grad.isfinite().all()
+    assert memory.address(torch.zeros(1, 4, 4, 4)).allclose(torch.tensor(1 / 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_autocast_reads_as_float32_does(dtype, similarity) -> None:
+    torch.manual_seed(0)
+    memory = BlockMemory((16, 8, 8), (4, 4, 1), 50, drop_width=1e-3, init="uniform", similarity=similarity)
+    features = 8 * torch.randn(4, 16, 8, 8).to(dtype).float()  # products of 20 and more
+    expected = memory.address(features)
+    with torch.autocast("cpu", dtype):
+        weights = memory.address(features.to(dtype))
+    assert weights.dtype == torch.float32
+    tolerance = 1e-4 if similarity == "inner_product" else 3e-2
+    torch.testing.assert_close(weights, expected, rtol=0, atol=tolerance)
 
 
 def test_divide_numbers_blocks_by_row_column_group_and_assemble_inverts_it() -> None:
@@ -229,10 +273,11 @@ def test_zero_keeps_all() -> None:
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 16))
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_gradients(renormalize) -> None:
+def test_gradients(renormalize, similarity) -> None:
     torch.manual_seed(1)
-    memory = BlockMemory((2, 4, 4), (2, 2, 2), 6, temperature=0.5, renormalize=renormalize).double()
+    memory = BlockMemory((2, 4, 4), (2, 2, 2), 6, 0.5, renormalize, similarity=similarity).double()
     features = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert away_from_step(memory, features)
 
@@ -293,7 +338,7 @@ def test_inference_does_not_normalise_the_items_again(monkeypatch) -> None:
         ({"temperature": -1.0}, ["temperature", "at least 0.02"]),
         ({"drop_width": -1.0}, ["drop_width", "not negative"]),
         ({"drop_below": -1.0}, ["drop_below", "not negative"]),
-        ({"init": "zeros"}, ["normal", "uniform", "zeros"]),
+        ({"similarity": "dot"}, ["cosine", "inner_product", "dot"]),
         ({"init": "ones"}, ["normal", "uniform", "ones"]),
     ],
 )

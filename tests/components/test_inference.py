@@ -172,8 +172,14 @@ SYSTEMS = {
     "MemAE": {"connections": "bottleneck_memory", "division_rates": None},
     "MemAE+Skip": {"connections": "memory", "division_rates": None},
     "DAAD": {},
+    "DAAD, inner product": {},
 }
-MEMORIES = {"MemAE": {"renormalize": True, "drop_below": 1.5}, "DAAD": {"drop_below": 0.5}}
+MEMORIES = {
+    "MemAE": {"renormalize": True, "drop_below": 1.5},
+    "MemAE+Skip": {"renormalize": True, "similarity": "inner_product", "temperature": 0.5},
+    "DAAD": {"drop_below": 0.5},
+    "DAAD, inner product": {"renormalize": True, "init": "uniform", "similarity": "inner_product"},
+}
 
 
 @pytest.mark.parametrize("adversarial", [True, False])
