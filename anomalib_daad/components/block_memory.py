@@ -171,7 +171,7 @@ class BlockMemory(nn.Module):
             similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
         else:
             similarity = self._inner_product(queries) / self.temperature
-            similarity = similarity - similarity.detach().amax(dim=-1, keepdim=True)  # it has no bound, and exp would overflow
+            similarity = similarity - similarity.detach().amax(dim=-1, keepdim=True)  # unbounded: exp would overflow
         # log(w N) without the large terms of a log-softmax: what is compared with 0 stays exact in half precision.
         excess = similarity - similarity.exp().mean(dim=-1, keepdim=True).log()
         rounding = 8 * torch.finfo(excess.dtype).eps * max(1.0, 1 / self.temperature)  # a weight of 1/N must not drop

@@ -46,15 +46,17 @@ from anomalib_daad.components.distance import sample_distance
 
 SETS = ("bottle", "transistor", "magnetic_tile", "screw")
 _SHARP = {"init": "uniform", "renormalize": True}
+_INNER = {**_SHARP, "similarity": "inner_product"}
+_PIXELS = {"connections": "bottleneck_memory", "rates": None}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "AE": {"connections": "none"},
     "eq. 1": {},
-    "inner product": {**_SHARP, "similarity": "inner_product"},
+    "inner product": _INNER,
     "eq. 1, uniform, L1": _SHARP,
     "cosine, T = 0.1": {**_SHARP, "temperature": 0.1},
     "cosine, T = 0.05": {**_SHARP, "temperature": 0.05},
-    "MemAE": {"connections": "bottleneck_memory", "rates": None},
-    "MemAE, inner product": {"connections": "bottleneck_memory", "rates": None, **_SHARP, "similarity": "inner_product"},
+    "MemAE": _PIXELS,
+    "MemAE, inner product": {**_PIXELS, **_INNER},
 }
 
 
@@ -209,7 +211,7 @@ def main() -> None:
             if is_new:
                 writer.writeheader()
             writer.writerows(rows)
-        print({**run._asdict(), **{name: rows[-1][name] for name in ("auroc_R", "effective_items", "seconds")}}, flush=True)
+        print(*run, *(rows[-1][name] for name in ("auroc_R", "effective_items", "seconds")), flush=True)
 
 
 if __name__ == "__main__":
