@@ -8,7 +8,8 @@ were made for. MNAD's compare unit vectors, as its memory does.
 References:
     MemAE, https://arxiv.org/abs/1904.02639.
     MNAD, https://arxiv.org/abs/2003.13228.
-    [Re] MNAD, ML Reproducibility Challenge 2020: the additional supervision of its section 5.
+    [Re] MNAD, ML Reproducibility Challenge 2020: the additional supervision of its section 5, as an idea. Its code
+        has another loss, which assigns pixel i to item i mod 10.
 
 Example:
     >>> import torch
@@ -96,7 +97,7 @@ class MemoryLoss(nn.Module):
     Args:
         weights (dict[str, float] | None): Weight of each term, those of ``entropy``, ``compactness``,
             ``separateness`` and ``uniform_use`` that are to be used. MemAE has ``{"entropy": 2e-4}``, MNAD
-            ``{"compactness": 0.1, "separateness": 0.1}``. Defaults to ``None``, no loss.
+            ``{"compactness": 0.01, "separateness": 0.01}``. Defaults to ``None``, no loss.
 
     Raises:
         ValueError: If a term is unknown or a weight negative.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings that go wrong: losses that are no numbers stop them before a step, a lost game and a poor end are said.
+"""Trainings that go wrong: losses that are no numbers stop them before a step; the rest is said.
+
+A lost game, a network that rebuilds nothing, a memory that answers nothing.
 
 Example:
     >>> import torch
@@ -13,10 +15,13 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils import get_total_norm
 
+from anomalib_daad.components.block_memory import MemoryRead
+
 logger = logging.getLogger(__name__)
 
 WINDOW = 200  # steps that the discriminator's loss is averaged over
 WON = 0.01  # its loss where it tells images and reconstructions apart without doubt; 2 log 2 where it cannot
+UNANSWERED = 0.5  # share of blocks for which a memory has no item
 LOST = 10.0  # its loss where it is wrong without doubt
 
 
@@ -95,3 +100,21 @@ def warn_if_astray(images: torch.Tensor, reconstructions: torch.Tensor) -> None:
         error.item(),
         flat.item(),
     )
+
+
+def warn_if_unanswered(reads: Sequence[MemoryRead]) -> None:
+    """Say where a memory keeps no item for the blocks of good images.
+
+    Args:
+        reads (Sequence[MemoryRead]): What each memory did, fine to coarse.
+    """
+    for number, read in enumerate(reads, start=1):
+        share = (read.weights.sum(dim=-1) == 0).float().mean().item()
+        if share >= UNANSWERED:
+            logger.warning(
+                "Memory %d of %d keeps no item for %.0f%% of the blocks of good images, which it reads as zeros; they "
+                "teach it nothing. Train with a smaller shrinkage, 1 to 3.",
+                number,
+                len(reads),
+                100 * share,
+            )

@@ -33,7 +33,7 @@ from .calibration import CalibratedScores
 from .checkpoint_content import CheckedCheckpoints
 from .checkpoint_file import write_whole_checkpoints
 from .distributed import average
-from .divergence import GameWatch, refuse_diverged, warn_if_astray
+from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
 from .image_cache import ImageCache
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
@@ -296,6 +296,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             return
         with evaluating(self.model):
             warn_if_astray(*self.rebuild(self._latest_images))
+            warn_if_unanswered(self.model.explain(self._latest_images).reads)
 
     def teardown(self, stage: str) -> None:
         """Forget images and scores: nothing of the data leaves with a model.

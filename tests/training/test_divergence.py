@@ -104,7 +104,7 @@ class Saturate(Callback):
     [
         lambda: make_model(adversarial=False, learning_rate=0.01),
         make_restoration,
-        lambda: MemAe((32, 32), num_items=10, base_channels=4, learning_rate=0.01, seed=0),
+        lambda: MemAe((32, 32), num_items=10, base_channels=4, learning_rate=0.01, seed=0, shrinkage=1.0),
         lambda: Mnad((32, 32), base_channels=4, learning_rate=0.01, seed=0),
     ],
     ids=["Daad", "DaadRestoration", "MemAe", "Mnad"],

@@ -2,8 +2,9 @@
 
 """MemAE as an anomalib model, trained by the mean squared error and the entropy of the memory's weights.
 
-Built of DAAD's encoder and decoder, without skip connections, so that memories can be compared. MemAE as DAAD's paper
-re-implements it is ``Daad(connections="bottleneck_memory", division_rates=None, adversarial=False)``.
+The memory, its losses and its numbers are those of MemAE's public code. Encoder and decoder are DAAD's, without skip
+connections, so that memories can be compared. MemAE as DAAD's paper re-implements it is
+``Daad(connections="bottleneck_memory", division_rates=None, adversarial=False)``.
 
 Paper:
     Title: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder
@@ -42,7 +43,10 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
         seed (int | None): As for :class:`Daad`. Defaults to ``None``.
         learning_rate (float): Adam's learning rate. Defaults to ``1e-4``.
-        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``True``.
+        flips (bool): Flip each training image horizontally and vertically at random. Defaults to ``False``.
+        shrinkage (float): Weights below ``shrinkage / N`` are dropped, at least 0. The code has 5, the paper 1 to 3.
+            What keeps no weight reads zero and learns nothing; a training says so where half of the blocks do.
+            Defaults to ``5.0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
@@ -62,18 +66,21 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         base_channels: int = 64,
         seed: int | None = None,
         learning_rate: float = 1e-4,
-        flips: bool = True,
+        flips: bool = False,
+        shrinkage: float = 5.0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if not (learning_rate > 0 and entropy >= 0):
-            msg = f"learning_rate must be positive and entropy not negative, got {learning_rate} and {entropy}."
+        if not (learning_rate > 0 and entropy >= 0 and shrinkage >= 0):
+            msg = "learning_rate must be positive, entropy and shrinkage not negative, got "
+            msg += f"{learning_rate}, {entropy} and {shrinkage}."
             raise ValueError(msg)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
-            self.model = MemAeModel(image_size, num_items, base_channels).to(memory_format=torch.channels_last)
+            network = MemAeModel(image_size, num_items, base_channels, shrinkage)
+            self.model = network.to(memory_format=torch.channels_last)
         self.memory_loss = MemoryLoss({"entropy": entropy})
         self.learning_rate = learning_rate
         self.flips = flips

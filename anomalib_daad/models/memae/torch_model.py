@@ -4,7 +4,7 @@
 
 Example:
     >>> import torch
-    >>> network = MemAeModel((64, 64), num_items=100, base_channels=64).eval()
+    >>> network = MemAeModel((64, 64), num_items=100, base_channels=64, shrinkage=1.0).eval()
     >>> network(torch.rand(2, 3, 64, 64) * 2 - 1).pred_score.shape
     torch.Size([2])
 """
@@ -18,12 +18,13 @@ from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgem
 
 
 class MemAeModel(AnomalyNetwork):
-    """Autoencoder with a memory: hard shrinkage of the weights at 1/N, renormalised, uniform initial items.
+    """Autoencoder with a memory: softmax of inner products, hard shrinkage, renormalised, uniform initial items.
 
     Args:
         image_size (tuple[int, int]): Height and width of the images.
         num_items (int): Memory items N.
         base_channels (int): Channels of the finest scale.
+        shrinkage (float): Weights below ``shrinkage / N`` are dropped.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
@@ -31,9 +32,10 @@ class MemAeModel(AnomalyNetwork):
 
     wording = Wording(reconstruction="the mean squared error of the reconstruction", alignment="nothing")
 
-    def __init__(self, image_size: tuple[int, int], num_items: int, base_channels: int) -> None:
+    def __init__(self, image_size: tuple[int, int], num_items: int, base_channels: int, shrinkage: float) -> None:
         super().__init__(image_size, gamma=1.0)
-        memory = memory_of(num_items, renormalize=True, init="uniform")
+        options = {"renormalize": True, "init": "uniform", "similarity": "inner_product", "drop_below": shrinkage}
+        memory = memory_of(num_items, **options)
         self.autoencoder = MemoryAutoencoder(self.image_size, None, memory, base_channels, "bottleneck_memory")
         self.error_map = ErrorMap()
 

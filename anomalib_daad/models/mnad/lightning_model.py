@@ -2,8 +2,8 @@
 
 """MNAD as an anomalib model: the reconstruction task, with memory or without.
 
-Built of DAAD's encoder and decoder, without skip connections, so that the two memories can be compared: what differs
-from MNAD's own code is the network (4x4 convolutions, 16x down-sampling in place of 8x).
+Built of DAAD's encoder and decoder, without skip connections, so that the two memories can be compared. The README of
+this folder names what differs from MNAD's own code.
 
 Paper:
     Title: Learning Memory-guided Normality for Anomaly Detection
@@ -36,7 +36,7 @@ from anomalib_daad.training.reconstruction_training import ReconstructionTrainin
 
 from .torch_model import MnadModel
 
-WEIGHT = 0.1  # of compactness and separateness
+WEIGHT = 0.01  # of compactness and separateness: what the authors' code has for reconstruction
 
 
 class Mnad(ReconstructionTraining, AnomalibModule):

@@ -62,12 +62,13 @@ class PrototypeMemory(nn.Module):
 
         Returns:
             MemoryRead: Queries and reads, the queries ``q_k`` as unit vectors ``(B, H W, C)``, the items, and the
-            weights ``w_km``, the softmax over the items of their inner products.
+            weights ``w_km``, the softmax over the items of their inner products. As in MNAD's code, no gradient flows
+            through the read half of the features.
         """
         height, width = features.shape[2:]
         queries = normalize(features.flatten(2).transpose(1, 2).to(self.items.dtype), dim=2)  # (B, H W, C)
         weights = (queries @ self.items.T).softmax(dim=2)  # (B, H W, N)
-        both = torch.cat([queries, weights @ self.items], dim=2)  # (B, H W, 2 C)
+        both = torch.cat([queries, weights.detach() @ self.items], dim=2)  # (B, H W, 2 C)
         features = both.transpose(1, 2).unflatten(2, (height, width))
         return MemoryRead(features, queries, self.items, weights, (height, width, 1))
 

@@ -59,6 +59,8 @@ class MnadModel(AnomalyNetwork):
         refuse_image_size(self.image_size, lambda size: (2 ** count_scales(size),) * 2, f"the {down}x down-sampling")
         channels = scale_channels(base_channels, self.num_scales)
         self.encoder = Encoder(3, channels)
+        convolution, *_ = self.encoder.scales[-1].children()
+        self.encoder.scales[-1] = convolution  # no norm and no activation: queries have signs, as in MNAD
         self.memory = PrototypeMemory(channels[-1], num_items) if num_items else None
         self.decoder = Decoder(channels, 3, skips=False, bottleneck=(1 + (num_items > 0)) * channels[-1])
         self.apply(initialize_weights)

@@ -2,6 +2,8 @@
 
 """MemAE: its memory, its loss and its score."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from anomalib_daad import MemAe
 from anomalib_daad.components.block_memory import BlockMemory
 from anomalib_daad.components.inference import for_inference
 from anomalib_daad.models.memae.torch_model import MemAeModel, mean_square
+from anomalib_daad.training import divergence
 
 TINY = {"image_size": (32, 32), "num_items": 10, "base_channels": 4}
 
@@ -24,15 +27,19 @@ def test_one_memory_of_pixels_at_the_bottleneck_is_memaes() -> None:
     bound = 512**-0.5
     assert memory.items.abs().max() <= bound
     assert memory.items.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)  # of a uniform distribution
-    weights = memory.address(torch.randn(2, 512, 4, 4))
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 16))
-    assert (memory.drop_below, memory.temperature) == (1.0, 1.0)
-    assert (weights == 0).any()
+    features = 3 * torch.randn(2, 512, 4, 4)
+    weights = memory.address(features).flatten(0, 1)
+    query = features[1, :, 2, 3].double()
+    alike = (query @ memory.items.double().T).exp()
+    expected = alike / alike.sum() * (alike / alike.sum() >= 0.0025)  # the lambda of MemAE's code
+    torch.testing.assert_close(weights[16 + 11].double(), expected / expected.sum(), rtol=0, atol=1e-5)
+    assert 0 < (weights[27] > 0).sum() < 200
+    assert (memory.drop_below, memory.temperature, memory.similarity) == (5.0, 1.0, "inner_product")
 
 
 def test_scores_and_maps_follow_their_definitions() -> None:
     torch.manual_seed(0)
-    model = MemAeModel(**TINY).eval()
+    model = MemAeModel(**TINY, shrinkage=1.0).eval()
     model.score.calibrate(torch.tensor([0.1, 0.3]), None)
     images = torch.rand(3, 3, 32, 32) * 2 - 1
     scores, output = model.scores(images), model(images)
@@ -53,7 +60,7 @@ def test_errors_of_half_precision_batches_are_taken_in_float32() -> None:
 @pytest.mark.parametrize("weight", [2e-4, 100.0, 0.0])
 def test_the_loss_is_the_mean_squared_error_and_the_weighted_entropy(weight) -> None:
     torch.manual_seed(0)
-    model = MemAe(**TINY, entropy=weight).eval()
+    model = MemAe(**TINY, entropy=weight, shrinkage=1.0).eval()
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     rebuilt, (read,) = model.model.autoencoder.reconstruct(images)
     rows = read.weights.detach().double().flatten(0, 1).numpy()
@@ -66,7 +73,7 @@ def test_the_loss_is_the_mean_squared_error_and_the_weighted_entropy(weight) -> 
 
 
 def test_memae_learns_and_reloads(make_datamodule, make_engine) -> None:
-    model, datamodule = MemAe(**TINY, seed=0, learning_rate=2e-3), make_datamodule()
+    model, datamodule = MemAe(**TINY, seed=0, learning_rate=2e-3, shrinkage=1.0), make_datamodule()
     before = model.model.autoencoder.memories[-1].items.clone()
     engine = make_engine(max_epochs=4)
     metrics = engine.train(model, datamodule=datamodule)[0]
@@ -80,13 +87,22 @@ def test_memae_learns_and_reloads(make_datamodule, make_engine) -> None:
 
 def test_inference_and_export_give_the_same_scores() -> None:
     torch.manual_seed(0)
-    model = MemAeModel(**{**TINY, "base_channels": 16}).eval()
+    model = MemAeModel(**{**TINY, "base_channels": 16}, shrinkage=1.5).eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     expected, rewritten = model(images), for_inference(model)
     exported = torch.export.export(rewritten, (images,)).module()
     for network in (rewritten, exported):
         torch.testing.assert_close(network(images).pred_score, expected.pred_score, rtol=0, atol=1e-4)
         torch.testing.assert_close(network(images).anomaly_map, expected.anomaly_map, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shrinkage", [9.9, 1.0])
+def test_a_memory_that_answers_nothing_is_said(shrinkage, make_datamodule, make_engine, caplog) -> None:
+    with caplog.at_level(logging.WARNING, divergence.__name__):
+        make_engine(max_epochs=1).fit(MemAe(**TINY, seed=0, shrinkage=shrinkage), datamodule=make_datamodule())
+    said = [record.message for record in caplog.records if "keeps no item" in record.message]
+    assert len(said) == (shrinkage > 5)
+    assert all("100% of the blocks" in line and "shrinkage" in line for line in said)
 
 
 def test_anomalib_knows_memae() -> None:
@@ -99,6 +115,7 @@ def test_anomalib_knows_memae() -> None:
         ({"num_items": 0}, ["num_items", "at least 1"]),
         ({"entropy": -1.0}, ["entropy", "-1.0"]),
         ({"learning_rate": 0.0}, ["learning_rate", "positive"]),
+        ({"shrinkage": -1.0}, ["shrinkage", "-1.0"]),
         ({"image_size": (72, 64)}, ["72x64", "16x16"]),
     ],
 )

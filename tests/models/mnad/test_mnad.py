@@ -46,6 +46,24 @@ def test_mnad_reads_by_its_formula() -> None:
                 np.testing.assert_allclose(read.weights[image, 2 * row + column], weights, atol=1e-12)
 
 
+def test_no_gradient_flows_through_the_memorys_half() -> None:
+    """`concat_memory = torch.matmul(softmax_score_memory.detach(), self.keys)` in MNAD's Memory.py."""
+    memory = PrototypeMemory(6, 4).double()
+    features = torch.randn(2, 6, 3, 2, dtype=torch.float64, requires_grad=True)
+    read = memory.read(features)
+    read.features[:, 6:].sum().backward(retain_graph=True)
+    assert not features.grad.any()
+    read.features[:, 0].sum().backward()
+    assert features.grad.any()
+
+
+def test_queries_have_signs() -> None:
+    model = MnadModel(**TINY, gamma=0.7)
+    queries = model.reconstruct(torch.rand(4, 3, 32, 32) * 2 - 1).reads[0].queries
+    assert 0.3 < (queries < 0).float().mean() < 0.7
+    assert queries.min() < -0.3 * queries.max()  # LeakyReLU would leave a fifth of it
+
+
 def test_mnad_updates_by_its_formula() -> None:
     torch.manual_seed(1)
     memory = PrototypeMemory(5, 4).double()
@@ -107,7 +125,7 @@ def test_the_loss_is_the_mean_squared_error_and_its_terms(uniform_use) -> None:
     model = Mnad(**TINY, uniform_use=uniform_use, seed=0).eval()
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     output = model.model.reconstruct(images)
-    weights = {"compactness": 0.1, "separateness": 0.1, "uniform_use": uniform_use}
+    weights = {"compactness": 0.01, "separateness": 0.01, "uniform_use": uniform_use}
     expected = ((images - output.reconstructions) ** 2).mean() + MemoryLoss(weights)(output.reads)
     torch.testing.assert_close(model.losses(images).losses[0], expected)
     assert Mnad(**{**TINY, "num_items": 1}).losses(images).losses[0].isfinite()  # no second item to be separate from
