@@ -25,18 +25,19 @@ from torch.nn.functional import interpolate
 from anomalib_daad import MODELS, Daad, MemAe, Mnad
 from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.inspect import scores
+from anomalib_daad.commands.inspect.answers import answer
 from anomalib_daad.commands.inspect.checkpoint import load_model, name_divisions
 from anomalib_daad.commands.inspect.images import InspectedImages
 from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
 from anomalib_daad.commands.inspect.memory import draw_memories, place, strongest_items
-from anomalib_daad.commands.inspect.observation import Observations, choose, look, observe
+from anomalib_daad.commands.inspect.observation import MemoryUse, Observations, choose, look, observe, prepare
 from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
 from anomalib_daad.commands.shared.picture import Omission
 from anomalib_daad.components.fused_score import FusedScore
 from anomalib_daad.models.daad_restoration.placement import KNOWN, move
 from anomalib_daad.training.checkpoint_content import FORMAT, KEY
 
-PICTURES = ["reconstructions", "rates", "items", "use", "reads", "scores", "roc", "score_area"]
+PICTURES = ["reconstructions", "rates", "answers", "reads", "use", "items", "scores", "roc", "score_area"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,7 +124,7 @@ def test_titles_count_the_dead_items(checkpoint, images, observations) -> None:
     dead = np.zeros(10, dtype=bool)
     dead[[2, 5, 7]] = True
     memories = [observations.memories[0]._replace(dead=dead), *observations.memories[1:]]
-    items, use, _ = draw_memories(load_model(checkpoint), images, observations._replace(memories=memories))
+    *_, use, items = draw_memories(load_model(checkpoint), images, observations._replace(memories=memories))
     assert use.figure.axes[0].get_title() == "Scale 1: 3 of 10\nitems dead"
     assert "scale 1: 3 of 10 dead" in use.alt
     assert [len(points.get_offsets()) for points in items.figure.axes[0].collections] == [7, 3]
@@ -231,6 +232,51 @@ def test_strongest_items_lie_where_their_blocks_do() -> None:
         weights[query, 2 * (row // 8) + column // 8] = 0.5 if channel else 0.25
         weights[query, 9] = 0.3
     assert strongest_items(weights, (2, 2, 2)).tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_answer_is_assembled_of_the_blocks_that_items_stand_for(images, groups) -> None:
+    """Ten items and 2x2 blocks: each strongest item stands for some block of some good image."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(4 * groups, 10, generator=generator)
+    weights[:groups, 7] = 2.0
+    weights[groups:, 7] = 0.0
+    examples, blocks = np.arange(10) % 3, (np.arange(10) * 3) % (4 * groups)
+    examples[7] = -1  # no good block reads the item of the first block
+    use = MemoryUse(1, np.zeros((10, 1)), np.zeros(10), np.zeros(10, bool), examples, blocks, 1.0, 10.0)
+    result = answer(images, use, weights, (2, 2, groups), (32, 32))
+    assert (result[:16, :16] == 0.5).all()
+    for row, column in ((0, 1), (1, 0), (1, 1)):
+        block = 2 * row + column
+        item = int(weights[block * groups : (block + 1) * groups].amax(0).argmax())
+        place = blocks[item] // groups
+        pixels = images[int(examples[item])].pixels
+        pixels = torch.nn.functional.interpolate(pixels[None], (32, 32), mode="bilinear", antialias=True)[0]
+        top, left = 16 * (place // 2), 16 * (place % 2)
+        expected = pixels[:, top : top + 16, left : left + 16].permute(1, 2, 0)
+        there = result[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+        np.testing.assert_allclose(there, expected.clamp(0, 1), atol=1e-6)
+
+
+def test_a_memory_that_chooses_answers_with_good_blocks(images) -> None:
+    """Items that are the blocks of a good image: it gets itself for an answer, and so does any defective one."""
+    model = make_model(num_items=16, division_rates=(4, 4, 1), connections="memory").eval()
+    good = next(index for index, image in enumerate(images) if not image.defective)
+    with torch.no_grad():
+        features = model.model.autoencoder.encoder(prepare(model, images[good]))
+        for memory, feature in zip(model.model.autoencoder.memories, features, strict=True):
+            memory.temperature = 0.02
+            memory.items.copy_(memory.divide(feature)[0])
+    uses = observe(model, images).memories
+    own = [images[good]]
+    assert all(use.largest_weight > 4 and use.effective_items < 8 for use in uses)
+    read = look(model, own[0]).reads[-1]
+    chosen = read.weights[0].argmax(dim=1)
+    assert chosen.tolist() == list(range(16))
+    use = observe(model, own).memories[-1]
+    expected = prepare(model, own[0])[0].permute(1, 2, 0) / 2 + 0.5
+    size = tuple(expected.shape[:2])
+    np.testing.assert_allclose(answer(own, use, read.weights[0], read.grid, size), expected, atol=2e-3)
 
 
 def test_items_have_one_place_in_every_run() -> None:
@@ -342,7 +388,7 @@ def test_a_model_without_memories_leaves_their_pictures_out(tmp_path, data_root,
     checkpoint = save_checkpoint(make_model(**arguments), tmp_path / "model.ckpt")
     inspect([checkpoint], data_root, "part", tmp_path / "out")
     files = {path.stem for path in (tmp_path / "out").iterdir()}
-    assert files == {*PICTURES, "index"} - {"rates", "items", "use", "reads"}
+    assert files == {*PICTURES, "index"} - {"rates", "answers", "items", "use", "reads"}
     assert "The model has no memories." in (tmp_path / "out/index.html").read_text(encoding="utf-8")
 
 
@@ -358,7 +404,7 @@ def test_a_model_without_memories_leaves_their_pictures_out(tmp_path, data_root,
 def test_every_model_is_inspected_in_its_own_words(tmp_path, data_root, model, words) -> None:
     checkpoint = save_checkpoint(model(), tmp_path / "model.ckpt")
     inspect([checkpoint], data_root, "part", tmp_path / "out")
-    assert {"reconstructions.png", "items.png", "use.png", "reads.png", "scores.png"} <= {
+    assert {"reconstructions.png", "answers.png", "items.png", "use.png", "reads.png", "scores.png"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
     text = (tmp_path / "out/index.html").read_text(encoding="utf-8")

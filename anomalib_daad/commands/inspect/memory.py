@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from anomalib_daad.commands.shared.picture import PALETTE, Omission, Picture, bare, panels
 from anomalib_daad.registration import Model
 
+from .answers import draw_answers
 from .images import InspectedImages
 from .observation import CloseUp, MemoryUse, Observations, look
 
@@ -32,17 +33,19 @@ def draw_memories(model: Model, images: InspectedImages, observations: Observati
         observations (Observations): What the model made of them.
 
     Returns:
-        list[Picture | Omission]: The items, their use, and the reads of an image; one omission for a model without
+        list[Picture | Omission]: The answers and reads of an image, use and items; one omission for a model without
         memories.
     """
     if not observations.memories:
         return [Omission("Memories", "The model has no memories.")]
     labels = observations.labels
     index = 0 if labels is None or not labels.any() else int(np.flatnonzero(labels)[0])
+    close_up, name = look(model, images[index]), observations.names[index]
     return [
-        draw_items(observations),
+        draw_answers(images, observations, close_up, name),
+        draw_reads(observations, close_up, name),
         draw_use(observations),
-        draw_reads(observations, look(model, images[index]), observations.names[index]),
+        draw_items(observations),
     ]
 
 

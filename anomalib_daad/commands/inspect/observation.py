@@ -47,12 +47,21 @@ class MemoryUse(NamedTuple):
         items (np.ndarray): Items, shape ``(N, D)``.
         mean_weights (np.ndarray): Mean weight of each item over all blocks, shape ``(N,)``.
         dead (np.ndarray): True for an item that no block gave a weight, shape ``(N,)``.
+        example_images (np.ndarray): The good image, or any where there are no labels, whose block gave the item more
+            weight than all others did; its index, -1 where none gave any, shape ``(N,)``.
+        example_blocks (np.ndarray): That block's number, shape ``(N,)``.
+        largest_weight (float): Mean over all blocks of the largest weight times N; 1 where a memory cannot choose.
+        effective_items (float): Mean over all blocks of the exponential of the entropy of the weights, at most N.
     """
 
     scale: int
     items: np.ndarray
     mean_weights: np.ndarray
     dead: np.ndarray
+    example_images: np.ndarray
+    example_blocks: np.ndarray
+    largest_weight: float
+    effective_items: float
 
 
 class CloseUp(NamedTuple):
@@ -96,7 +105,7 @@ def observe(model: Model, images: InspectedImages) -> Observations:
         prepared = prepare(model, image)  # (1, 3, H, W)
         parts, fused = model.model.scores(prepared), model.model(prepared).pred_score
         scores.append([part.item() for part in (*parts, fused) if part is not None])
-        reads.add(model.model.explain(prepared))
+        reads.add(model.model.explain(prepared), is_example=not image.defective)
     columns = np.array(scores).T
     if not np.isfinite(columns).all():
         msg = "The model's scores are not finite: its training went wrong; inspect an earlier checkpoint."
@@ -168,38 +177,62 @@ def _spread(indices: np.ndarray, count: int) -> list[int]:
 
 
 class _UseCounter:
-    """Adds up the weights of the items, image by image."""
+    """Adds up the use of the memories, image by image."""
 
     def __init__(self) -> None:
-        self.scales: list[int] = []
-        self.items: list[torch.Tensor] = []
-        self.sums: list[torch.Tensor] = []  # (N,) each
-        self.read: list[torch.Tensor] = []
-        self.blocks: list[int] = []
+        self.images = 0
+        self.tallies: list[_Tally] = []
 
-    def add(self, explanation: Explanation) -> None:
-        if not self.blocks:
-            self._start(explanation)
-        for index, read in enumerate(explanation.reads):
-            weights = read.weights.flatten(0, 1)  # (Q, N)
-            self.sums[index] += weights.sum(dim=0, dtype=torch.float64).cpu()
-            self.read[index] |= (weights > 0).any(dim=0).cpu()
-            self.blocks[index] += len(weights)
-
-    def _start(self, explanation: Explanation) -> None:
-        self.scales = [scale_of(read, explanation) for read in explanation.reads]
-        self.items = [read.items for read in explanation.reads]
-        self.sums = [torch.zeros(len(items), dtype=torch.float64) for items in self.items]
-        self.read = [torch.zeros(len(items), dtype=torch.bool) for items in self.items]
-        self.blocks = [0] * len(self.items)
+    def add(self, explanation: Explanation, is_example: bool) -> None:
+        if not self.tallies:
+            self.tallies = [_Tally(scale_of(read, explanation), read.items.cpu()) for read in explanation.reads]
+        for tally, read in zip(self.tallies, explanation.reads, strict=True):
+            tally.add(read.weights.flatten(0, 1).cpu(), self.images if is_example else None)
+        self.images += 1
 
     def summarize(self) -> list[MemoryUse]:
-        return [
-            MemoryUse(scale, items.detach().cpu().numpy(), (total / blocks).numpy(), (~read).numpy())
-            for scale, items, total, read, blocks in zip(
-                self.scales, self.items, self.sums, self.read, self.blocks, strict=True
-            )
-        ]
+        return [tally.summarize() for tally in self.tallies]
+
+
+class _Tally:
+    """The use of one memory."""
+
+    def __init__(self, scale: int, items: torch.Tensor) -> None:
+        self.scale, self.items, self.blocks = scale, items, 0
+        self.sums = torch.zeros(len(items), dtype=torch.float64)
+        self.read = torch.zeros(len(items), dtype=torch.bool)
+        self.largest = self.effective = 0.0
+        self.best = torch.zeros(len(items))
+        self.example_images = torch.full((len(items),), -1)
+        self.example_blocks = torch.zeros(len(items), dtype=torch.int64)
+
+    def add(self, weights: torch.Tensor, example: int | None) -> None:
+        """Add what the blocks of an image gave the items ``(Q, N)``; the image's index where it may be an example."""
+        self.sums += weights.sum(dim=0, dtype=torch.float64)
+        self.read |= (weights > 0).any(dim=0)
+        self.largest += float(weights.amax(dim=1).sum())
+        shares = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        self.effective += float(torch.special.entr(shares).sum(dim=1).exp().sum())
+        self.blocks += len(weights)
+        if example is None:
+            return
+        values, blocks = weights.max(dim=0)
+        better = values > self.best
+        self.best = torch.where(better, values, self.best)
+        self.example_images[better] = example
+        self.example_blocks = torch.where(better, blocks, self.example_blocks)
+
+    def summarize(self) -> MemoryUse:
+        return MemoryUse(
+            self.scale,
+            self.items.detach().numpy(),
+            (self.sums / self.blocks).numpy(),
+            (~self.read).numpy(),
+            self.example_images.numpy(),
+            self.example_blocks.numpy(),
+            self.largest * len(self.items) / self.blocks,
+            self.effective / self.blocks,
+        )
 
 
 def scale_of(read: MemoryRead, explanation: Explanation) -> int:
