@@ -4,6 +4,8 @@
 
 from pathlib import Path
 
+MASK_FOLDERS = ("ground_truth", "masks", "mask")  # names of folders that hold masks in place of images
+
 
 def find_categories(root: Path) -> list[str]:
     """List the categories of a root.

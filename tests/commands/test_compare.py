@@ -566,6 +566,47 @@ def test_masks_of_a_folder(tmp_path) -> None:
         find_data(own)
 
 
+@pytest.mark.parametrize(("suffix", "quality"), [(".jpg", 90), (".JPEG", 50), (".webp", 60)])
+def test_masks_that_their_format_smeared(tmp_path, suffix, quality) -> None:
+    own = draw_folder(tmp_path / "mine", {"good": 6, "bad": 3})
+    (own / "masks").mkdir()
+    mask = cv2.circle(np.zeros((48, 40), np.uint8), (20, 20), 9, 255, -1)
+    for path in (own / "bad").iterdir():
+        cv2.imwrite(str(own / "masks" / f"{path.stem}.png"), mask)
+    assert "mask_dir" in find_data(own)[0].arguments
+    (own / "masks" / "001.png").unlink()
+    flag = cv2.IMWRITE_WEBP_QUALITY if suffix == ".webp" else cv2.IMWRITE_JPEG_QUALITY
+    cv2.imwrite(str(own / "masks" / f"001{suffix}"), mask, [flag, quality])
+    with pytest.raises(ValueError, match=rf"001\{suffix} has \d+ gray values.*two values, as PNG"):
+        find_data(own)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("Prüfung 检测", "scratched"), ("mine", "verkratzt_ä"), ("Jürgen é", "キズ")]
+)
+def test_any_letters_in_a_path(tmp_path, folder, kind) -> None:
+    own = draw_folder(tmp_path / folder / "Teile", {"good": 6, kind: 3})
+    (own / "masks").mkdir()
+    for path in (own / kind).iterdir():
+        (own / "masks" / f"{path.stem}.png").write_bytes(cv2.imencode(".png", np.full((48, 40), 255, np.uint8))[1])
+    (found,) = find_data(own)
+    datamodule = found.build(4, 16, 0)
+    batch = next(iter(datamodule.test_dataloader()))
+    assert batch.gt_mask is not None
+    assert {Path(path).parent.name for path in batch.image_path} == {"good", kind}
+    assert all(Path(path).is_relative_to(own.resolve()) for path in batch.image_path)
+
+
+@pytest.mark.parametrize(("folder", "category"), [("Prüfung 检测", "part"), ("mine", "Mutter_ü"), ("é", "部品")])
+def test_any_letters_in_a_category(data_root, tmp_path, folder, category) -> None:
+    shutil.copytree(data_root / "part", tmp_path / folder / category)
+    (found,) = find_data(tmp_path / folder)
+    assert found.name == category
+    datamodule = found.build(4, 4, 0)
+    datamodule.prepare_data()  # as a trainer does once more
+    assert len(datamodule.train_data) == 12
+
+
 def test_masks_in_another_order_than_their_images(tmp_path) -> None:
     """Of 1_mask and 10_mask the second comes first; of 1 and 10 the first: anomalib pairs them by order."""
     for name in ("good/1.png", "bad/1.png", "bad/10.png", "masks/1_mask.png", "masks/10_mask.png"):

@@ -454,6 +454,33 @@ def test_a_model_without_discriminator_has_a_histogram(tmp_path, images) -> None
     draw_reconstructions(model, images, observations).save(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["teile", "Prüfteile 部品"])
+def test_folders_of_good_and_other_images_are_labels(tmp_path, data_root, checkpoint, name) -> None:
+    folder = tmp_path / name
+    shutil.copytree(data_root / "part/test/good", folder / "good")
+    shutil.copytree(data_root / "part/test/bar", folder / "broken/2024-01")
+    shutil.copytree(data_root / "part/ground_truth/bar", folder / "masks")
+    images = InspectedImages(folder, None)
+    labels = {image.name: image.defective for image in images}
+    good = len(list((folder / "good").iterdir()))
+    assert [*labels.values()].count(False) == good
+    assert [*labels.values()].count(True) == len(labels) - good == len(list((folder / "broken/2024-01").iterdir()))
+    inspect([checkpoint], folder, output=tmp_path / "out")
+    assert (tmp_path / "out/roc.png").exists()
+
+
+def test_one_image_beside_the_folders_has_no_label(tmp_path, data_root) -> None:
+    shutil.copytree(data_root / "part/test/good", tmp_path / "good")
+    shutil.copy(data_root / "part/test/bar/000.png", tmp_path / "new.png")
+    assert {image.defective for image in InspectedImages(tmp_path, None)} == {None, False}
+
+
+def test_a_folder_named_otherwise_has_no_labels(tmp_path, data_root) -> None:
+    shutil.copytree(data_root / "part/test/good", tmp_path / "fine")
+    shutil.copytree(data_root / "part/test/bar", tmp_path / "broken")
+    assert {image.defective for image in InspectedImages(tmp_path, None)} == {None}
+
+
 def test_a_folder_of_images(tmp_path, data_root, checkpoint) -> None:
     folder = tmp_path / "部品"
     shutil.copytree(data_root / "part/test/bar", folder)

@@ -13,11 +13,12 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.errors import MisMatchError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_daad.data.mvtec_layout import find_categories
+from anomalib_daad.data.ascii_links import ascii_link
+from anomalib_daad.data.mvtec_layout import MASK_FOLDERS, find_categories
 
 from .mask_check import refuse_masks_that_do_not_match
 
-_MASKS = ("ground_truth", "masks", "mask")
+_FOLDERS = ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ComparedData:
             ValueError: If the data cannot be read.
         """
         sizes = {"train_batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": 0}
-        arguments = {**self.arguments, **sizes, "seed": seed}
+        arguments = {**self.arguments, **self._in_ascii(), **sizes, "seed": seed}
         try:
             datamodule = get_datamodule({"data": {"class_path": self.class_path, "init_args": arguments}})
             datamodule.prepare_data()
@@ -65,6 +66,26 @@ class ComparedData:
             msg = f"The data {self.name} have no validation images for the thresholds: use --validation synthetic."
             raise ValueError(msg)
         return datamodule
+
+    def _in_ascii(self) -> dict[str, Any]:
+        """The arguments that name folders anomalib would refuse, as links."""
+        root = Path(self.arguments.get("root") or ".")
+        if self.class_path == "MVTecAD":
+            category = self.arguments["category"]
+            if category.isascii():
+                return {"root": str(ascii_link(root))}
+            link = ascii_link(root / category)
+            return {"root": str(link.parent), "category": link.name}
+        if self.class_path != "Folder":
+            return {}
+        names = {key: self.arguments[key] for key in _FOLDERS if self.arguments.get(key)}
+        listed = {key: [value] if isinstance(value, str) else value for key, value in names.items()}
+        if all(str((root / name).absolute()).isascii() for value in listed.values() for name in value):
+            return {}
+        return {
+            "root": None,
+            **{key: [str(ascii_link((root / name).absolute())) for name in value] for key, value in listed.items()},
+        }
 
 
 def find_data(path: Path, categories: list[str] | None = None, validation: str | None = None) -> list[ComparedData]:
@@ -139,7 +160,7 @@ def _folder(path: Path, split: dict[str, Any]) -> ComparedData:
             f"{path} holds neither CATEGORY/train/good nor a folder named good with images, such as {path}/good/1.png."
         )
         raise ValueError(msg)
-    masks = next((name for name in _MASKS if (path / name).is_dir()), None)
+    masks = next((name for name in MASK_FOLDERS if (path / name).is_dir()), None)
     others = sorted(
         folder.name for folder in path.iterdir() if folder.name not in {"good", masks} and _has_images(folder)
     )

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether every defective image has a mask, in words that name the first that has none."""
+"""Whether every defective image has a mask with sharp borders, in words that name the first that has none."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+_LOSSY = {".jpg", ".jpeg", ".webp"}
 
 
 def refuse_masks_that_do_not_match(images: Path, masks: Path) -> None:
@@ -16,15 +20,27 @@ def refuse_masks_that_do_not_match(images: Path, masks: Path) -> None:
         masks (Path): Folder of their masks; may not exist.
 
     Raises:
-        ValueError: If an image has no mask, or a mask no image.
+        ValueError: If an image has no mask, a mask no image, or a lossy format smeared a mask.
     """
     defective, drawn = _list_images(images), _list_images(masks)
     pairs = zip(defective, drawn, strict=False)
     if len(defective) == len(drawn) and all(image.stem in mask.stem for image, mask in pairs):
+        _refuse_smeared(drawn)
         return
     msg = f"The masks in {masks} do not match the images in {images}: {_first_odd(defective, drawn)}."
     msg += " Each defective image needs one mask of its name, such as 1.png or 1_mask.png for 1.jpg."
     raise ValueError(msg)
+
+
+def _refuse_smeared(masks: Sequence[Path]) -> None:
+    for path in masks:
+        if path.suffix.lower() not in _LOSSY:
+            continue
+        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if mask is not None and (values := len(np.unique(mask))) > 2:
+            msg = f"The mask {path} has {values} gray values, for its format smears borders; anomalib takes all pixels "
+            msg += "above 0 for defective, and it grows. Save masks with two values, as PNG."
+            raise ValueError(msg)
 
 
 def _list_images(folder: Path) -> list[Path]:

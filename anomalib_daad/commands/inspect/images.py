@@ -2,16 +2,17 @@
 
 """Images to inspect a model on: the test images of a category in MVTec AD's layout, or a folder of images."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataset, MVTecAD, PredictDataset
 
-from anomalib_daad.data.mvtec_layout import find_categories
+from anomalib_daad.data.ascii_links import ascii_link
+from anomalib_daad.data.mvtec_layout import MASK_FOLDERS, find_categories
+
+GOOD = "good"
 
 
 class InspectedImage(NamedTuple):
@@ -34,7 +35,9 @@ class InspectedImages(Sequence[InspectedImage]):
     """Images that are read from their files one by one.
 
     Args:
-        data (Path): Root of data in MVTec AD's layout, with a category; without one, a folder of images.
+        data (Path): Root of data in MVTec AD's layout, with a category; without one, a folder of images. What lies in
+            its folder ``good`` is labelled good, what lies in other folders defective; folders of masks are left out.
+            Without a folder ``good``, images have no labels.
         category (str | None): Name of the category.
 
     Raises:
@@ -46,6 +49,7 @@ class InspectedImages(Sequence[InspectedImage]):
             msg = f"There is no folder {data}: --data must name a root in MVTec AD's layout or a folder of images."
             raise ValueError(msg)
         self._items = _read_folder(data) if category is None else _read_category(data, category)
+        self._folder = data.resolve() if category is None and (data / GOOD).is_dir() else None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -62,9 +66,15 @@ class InspectedImages(Sequence[InspectedImage]):
         """
         item: Any = self._items[index]
         path = Path(str(item.image_path))
-        defective = None if item.gt_label is None else bool(item.gt_label)
+        defective = self._by_folder(path) if item.gt_label is None else bool(item.gt_label)
         mask = None if item.gt_mask is None else torch.as_tensor(item.gt_mask).squeeze() > 0
         return InspectedImage(f"{path.parent.name}/{path.name}", torch.as_tensor(item.image), defective, mask)
+
+    def _by_folder(self, path: Path) -> bool | None:
+        """Whether an image is defective by the folder that it lies in; None where nothing says so."""
+        if self._folder is None or path.resolve().parent == self._folder:
+            return None
+        return path.resolve().relative_to(self._folder).parts[0] != GOOD
 
     def __iter__(self) -> Iterator[InspectedImage]:
         """Read the images in order."""
@@ -77,9 +87,9 @@ def _read_category(root: Path, category: str) -> AnomalibDataset:
         msg = f"There is no category {category} in {root}; found: {found}."
         raise ValueError(msg)
     try:
-        with _link_to(root / category) as link:
-            datamodule = MVTecAD(link.parent, link.name, num_workers=0, val_split_mode="none", seed=0)
-            datamodule.setup()
+        link = ascii_link(root / category)
+        datamodule = MVTecAD(link.parent, link.name, num_workers=0, val_split_mode="none", seed=0)
+        datamodule.setup()
         images = datamodule.test_data
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(_not_in_layout(root / category)) from error
@@ -104,20 +114,12 @@ def _read_folder(folder: Path) -> PredictDataset:
         msg = f"{folder} holds the categories {', '.join(categories)}: choose one with --category."
         raise ValueError(msg)
     try:
-        with _link_to(folder) as link:
-            return PredictDataset(link)
+        images = PredictDataset(ascii_link(folder))
     except ValueError as error:
         msg = f"There are no images in {folder}: --data must name a root in MVTec AD's layout or a folder of images."
         raise ValueError(msg) from error
-
-
-@contextmanager
-def _link_to(folder: Path) -> Iterator[Path]:
-    """Link to a folder: anomalib refuses paths that are not ASCII, and follows links to them."""
-    if str(folder.absolute()).isascii():
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        link = Path(temporary) / "images"
-        link.symlink_to(folder.resolve(), target_is_directory=True)
-        yield link
+    masks = [folder.resolve() / name for name in MASK_FOLDERS]
+    images.image_filenames = [
+        path for path in images.image_filenames if not any(path.resolve().is_relative_to(mask) for mask in masks)
+    ]
+    return images
