@@ -99,9 +99,16 @@ class UpConvolution(nn.ConvTranspose2d):
             lack a part of their terms. Defaults to ``"zeros"``.
     """
 
+    fixed_kernel: torch.Tensor | None
+
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True, border: Border = "zeros") -> None:
         super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
         self.border = border
+        self.register_buffer("fixed_kernel", None, persistent=False)
+
+    def fix_kernel(self) -> None:
+        """Keep the kernel of exports as a constant, which tools that quantise or compile graphs ask for."""
+        self.fixed_kernel = self._phases_of_the_kernel().detach().contiguous()
 
     def forward(self, features: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Double the resolution.
@@ -119,16 +126,19 @@ class UpConvolution(nn.ConvTranspose2d):
             features = pad(features, (margin, margin, margin, margin), "replicate")
         if not torch.compiler.is_exporting():
             return conv_transpose2d(features, self.weight, self.bias, stride=2, padding=1 + 2 * margin)
-        # Rows 2i - 1 and 2i of the result (phases 0 and 1) see rows i - 1 and i of the features through the kernel's
-        # rows 2 and 0, or 3 and 1; columns likewise.
-        kernel = (
-            self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)
-        )  # (in, out, row, phase, column, phase)
-        kernel = kernel.permute(1, 3, 5, 0, 2, 4).reshape(4 * self.out_channels, self.in_channels, 2, 2)
+        kernel = self._phases_of_the_kernel() if self.fixed_kernel is None else self.fixed_kernel
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         phases = conv2d(features, kernel, bias, padding=1 - margin)  # (B, 4 out, H + 1, W + 1)
         inside = pixel_shuffle(phases, 2)[..., 1:-1, 1:-1]
         return inside.contiguous()  # an activation in place would be exported as a write into the margins
+
+    def _phases_of_the_kernel(self) -> torch.Tensor:
+        """Kernel of four results at a time: ``(in, out, 4, 4) -> (4 out, in, 2, 2)``."""
+        # Rows 2i - 1 and 2i of the result (phases 0 and 1) see rows i - 1 and i of the features through the kernel's
+        # rows 2 and 0, or 3 and 1; columns likewise.
+        kernel = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (in, out, row, phase, column, phase)
+        kernel = kernel.flip(2, 4).permute(1, 3, 5, 0, 2, 4)
+        return kernel.reshape(4 * self.out_channels, self.in_channels, 2, 2)
 
 
 class Decoder(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from anomalib.data import AnomalibDataModule
 from torch import nn
 
+from anomalib_daad.components.encoder_decoder import UpConvolution
 from anomalib_daad.components.inference import for_inference
 
 from .lightning_internals import Module
@@ -93,6 +94,9 @@ class RewrittenExports(Module):
         """
         self.eval()
         with self._rewritten_for_inference(), _without_logs_of("onnx_ir", "onnxscript"):
+            for module in self.model.modules():
+                if isinstance(module, UpConvolution):
+                    module.fix_kernel()
             return super().to_onnx(*args, opset_version=opset_version, external_data=external_data, **kwargs)
 
     def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales

@@ -30,6 +30,11 @@ def test_exported_up_convolution_is_the_transposed_convolution(channels, bias, b
     exported = torch.export.export(layer, (features,))
     assert "conv_transpose" not in exported.graph_module.code
     torch.testing.assert_close(exported.module()(features), layer(features), rtol=0, atol=1e-12)
+    layer.fix_kernel()
+    fixed = torch.export.export(layer, (features,))
+    assert "permute" not in fixed.graph_module.code
+    torch.testing.assert_close(fixed.module()(features), layer(features), rtol=0, atol=1e-12)
+    assert set(layer.state_dict()) == {"weight", "bias"} - (set() if bias else {"bias"})
 
 
 def test_a_replicated_border_is_that_of_a_larger_image() -> None:

@@ -5,6 +5,7 @@
 import logging
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from anomalib.data import MVTecAD
@@ -21,6 +22,13 @@ from anomalib_daad.models.daad_restoration.placement import KNOWN
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
+
+from onnxruntime.quantization import (  # noqa: E402
+    CalibrationDataReader,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
@@ -98,6 +106,37 @@ def test_onnx_and_openvino_take_any_image_size(trained) -> None:
         image = torch.rand(1, 3, *size)
         score = float(inferencer.predict(image).pred_score.squeeze())
         assert score == pytest.approx(float(model(image).pred_score), abs=1e-4)
+
+
+def test_kernels_are_constants_and_the_export_quantises(trained, tmp_path) -> None:
+    """What tools that quantise or compile a graph ask for: every weight of a convolution is an initializer."""
+    engine, model, datamodule = trained
+    path = engine.export(model, ExportType.ONNX, export_root=tmp_path)
+    graph = onnx.load(path).graph
+    constants = {it.name for it in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type in {"Conv", "ConvTranspose"}]
+    assert len(convolutions) > 6
+    assert [node.name for node in convolutions if node.input[1] not in constants] == []
+
+    images = np.stack([item.image.numpy() for item in datamodule.test_data])
+
+    class Reader(CalibrationDataReader):
+        batches = iter([images[:4], images[4:8]])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"input": batch}
+
+    quantize_dynamic(path, tmp_path / "dynamic.onnx", weight_type=QuantType.QUInt8)
+    quantize_static(path, tmp_path / "static.onnx", Reader())
+    expected = [score for score, _, _ in predict(engine, model, datamodule).values()]
+    for name in ("dynamic", "static"):
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
+        names = [output.name for output in session.get_outputs()]
+        scores = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images}), strict=True))["pred_score"]
+        assert np.isfinite(scores).all()
+        assert (tmp_path / f"{name}.onnx").stat().st_size < path.stat().st_size
+        assert scores.shape == (len(expected),)
 
 
 def test_onnx_is_one_file_and_says_little(tmp_path, caplog) -> None:

@@ -123,14 +123,6 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             self.model.memory.update(output.reads[0].queries)
         return TrainingLosses([total], scores, {"train_rec": scores.reconstruction.mean()})
 
-    def inference_model(self) -> MnadModel:
-        """Network that is exported.
-
-        Returns:
-            MnadModel: The network itself.
-        """
-        return self.model
-
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruct images."""
         return images, self.model.reconstruct(images).reconstructions
