@@ -65,16 +65,33 @@ def _nearest(size: tuple[int, int], units_of: UnitsOf, is_up: bool) -> tuple[int
     return size
 
 
-def check_images(images: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse images of another size than a network was built for.
+def check_images(images: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse images of another kind or size than a network was built for.
 
     Args:
         images (torch.Tensor): Images, shape ``(B, C, H, W)``.
         shape (tuple[int, ...]): Channels, height and width that the network was built for.
+        dtype (torch.dtype): Of the network's weights.
 
     Raises:
-        ValueError: If the images do not have that size.
+        ValueError: If the images do not have that size, are video clips or gray, or are not of the weights' type; or if
+            those have half precision.
     """
+    channels, got = shape[0], tuple(images.shape)
+    if images.ndim == 5:
+        msg = f"The model judges single images, shape (B, {channels}, H, W), got video clips of shape {got}: give "
+        msg += "their frames one by one."
+        raise ValueError(msg)
+    if images.ndim == 4 and images.shape[1] == 1:
+        msg = f"The model judges images of {channels} channels, got gray ones of shape {got}: repeat their channel, "
+        msg += "such as images.expand(-1, 3, -1, -1)."
+        raise ValueError(msg)
+    if dtype.itemsize < 4:
+        msg = f"The model's weights are {dtype}, which rounds its scores away: call float() on the model."
+        raise ValueError(msg)
+    if images.dtype != dtype:
+        msg = f"The model's weights are {dtype}, got images of {images.dtype}: give images.to({dtype})."
+        raise ValueError(msg)
     if tuple(images.shape[1:]) != shape:
         msg = (
             f"The model was built for images of shape (B, {shape[0]}, {shape[1]}, {shape[2]}), got "

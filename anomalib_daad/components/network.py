@@ -96,13 +96,24 @@ class AnomalyNetwork(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the network was built for.
         """
-        check_images(images, (3, *self.image_size))
+        self.check(images)
         if self.training:
             return self.reconstruct_for_losses(images)
         if torch.compiler.is_compiling():
             return self._infer(images)
         with torch.no_grad(), full_precision(images):
             return self._infer(images)
+
+    def check(self, images: torch.Tensor) -> None:
+        """Refuse images that the network cannot judge.
+
+        Args:
+            images (torch.Tensor): Images, which should have shape ``(B, 3, H, W)``.
+
+        Raises:
+            ValueError: If they are of another kind, size or type.
+        """
+        check_images(images, (3, *self.image_size), next(self.parameters()).dtype)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Any:
         """Reconstruct images for training.
@@ -152,7 +163,7 @@ class AnomalyNetwork(nn.Module):
         Raises:
             ValueError: If the images do not have the size that the network was built for.
         """
-        check_images(images, (3, *self.image_size))
+        self.check(images)
         with full_precision(images):
             return self.judge(images).scores
 

@@ -25,7 +25,6 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
-from anomalib_daad.components.image_size import check_images
 from anomalib_daad.data.image_check import check_image_files
 
 from . import evaluation
@@ -40,6 +39,7 @@ from .lightning_internals import count_steps_of_the_first, plain_tensor, save_wi
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
+from .run_checks import refuse_a_finished_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
 
 _OF_A_TRAINING = ("_latest_images", "_training_scores", "_game")
 
@@ -185,17 +185,31 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             stage (str): ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
 
         Raises:
-            ValueError: If files cannot be read; in a prediction, if none can.
+            ValueError: If files cannot be read, in a prediction if none can; or if weights are not to be float32.
         """
+        refuse_other_precisions(self.trainer, type(self).__name__)
         if stage == TrainerFn.FITTING:
             avoid_emulated_bfloat16(self.trainer)
         write_whole_checkpoints(self.trainer)
         check_image_files(self.trainer)
 
     def on_fit_start(self) -> None:
-        """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode."""
+        """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode.
+
+        Raises:
+            ValueError: If the trainer has nothing left to train.
+        """
+        refuse_a_finished_trainer(self.trainer, type(self).__name__)
         self.model.train()
         self._training_scores = []
+
+    def on_test_start(self) -> None:
+        """Refuse to test what was never trained."""
+        refuse_untrained(self.model, type(self).__name__)
+
+    def on_predict_start(self) -> None:
+        """Refuse to predict by what was never trained."""
+        refuse_untrained(self.model, type(self).__name__)
 
     def on_train_start(self) -> None:
         """Save checkpoints where nothing is validated, too."""
@@ -225,11 +239,12 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
                 network was built for, or the first ones have another range than [-1, 1].
         """
         del batch_idx
+        self.model.check(batch.image)
         refuse_not_finite(batch)
         images = plain_tensor(batch.image)
-        check_images(images, (3, *self.model.image_size))
         if self._latest_images is None:
             refuse_other_range(images, type(self).__name__)
+            warn_if_half_range(self.pre_processor, images, type(self).__name__)
         if self.flips:
             images = random_flips(images)
         self._latest_images = images
@@ -331,8 +346,8 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments that must hold: two optimizers rule out automatic clipping, calibration sanity checks."""
-        return {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
+        """Trainer arguments that must hold: calibration rules out sanity checks."""
+        return {"num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:

@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
+import openvino
 import pytest
 import torch
 from anomalib.data import PredictDataset
@@ -77,6 +79,49 @@ def test_nothing_of_the_data_leaves_with_a_model(kind, make_datamodule, make_eng
     learnt = ("._parameters.", "._buffers.")
     others = {name: shape for name, shape in shapes.items() if not any(part in name for part in learnt)}
     assert not [name for name, shape in others.items() if shape in {(11,), (12,)}]  # scores of the 11 or 12 images
+
+
+def held(value, name: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in what a checkpoint holds."""
+    if isinstance(value, torch.Tensor):
+        return {name: tuple(value.shape)}
+    if isinstance(value, dict):
+        parts = [held(item, f"{name}.{key}") for key, item in value.items()]
+    else:
+        parts = [held(item, f"{name}[]") for item in value] if isinstance(value, list | tuple) else []
+    return {key: shape for part in parts for key, shape in part.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_of_a_checkpoint_is_accounted_for(kind, make_datamodule, make_engine) -> None:
+    """A checkpoint holds the tensors of a model that saw no image, and of optimizers numbers of the weights' shapes."""
+    model, fresh = KINDS[kind](), KINDS[kind]().eval()
+    engine = make_engine(max_epochs=2)
+    engine.fit(model, datamodule=make_datamodule())
+    path = engine.trainer.checkpoint_callback.best_model_path
+    content = torch.load(path, weights_only=True)
+    state = held(content.pop("state_dict"))
+    assert {name: shape for name, shape in state.items() if ".model." in name} == {
+        name: shape for name, shape in held(dict(fresh.state_dict())).items() if ".model." in name
+    }
+    weights = {tuple(parameter.shape) for parameter in model.parameters()} | {()}
+    assert {name: shape for name, shape in held(content).items() if shape not in weights} == {}
+
+
+@pytest.mark.parametrize("kind", ["Daad", "DaadRestoration"])
+def test_every_constant_of_a_graph_is_accounted_for(kind, make_datamodule, make_engine, tmp_path) -> None:
+    """The graph of a trained model, in ONNX and in OpenVINO, is that of a model which saw no more than a checkpoint."""
+    model, engine = KINDS[kind](), make_engine(max_epochs=2)
+    engine.fit(model, datamodule=make_datamodule())
+    again = MODELS[kind].load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
+
+    def constants(it) -> list[tuple[object, ...]]:
+        path = it.to_onnx(tmp_path)
+        named = sorted((constant.name, *constant.dims) for constant in onnx.load(path).graph.initializer)
+        operations = openvino.convert_model(path).get_ordered_ops()
+        return named + sorted(tuple(it.output(0).shape) for it in operations if it.get_type_name() == "Constant")
+
+    assert constants(model) == constants(again)
 
 
 @pytest.mark.parametrize("kind", KINDS)
