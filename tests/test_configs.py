@@ -143,3 +143,20 @@ def test_the_recommended_preset_trains_for_the_default_length(tmp_path) -> None:
     trainer.state.fn = TrainerFn.FITTING
     cli.model.trainer = trainer
     assert (trainer.max_steps, trainer.val_check_interval) == (3000, 1500)
+
+
+@pytest.mark.parametrize("name", ["daad_restoration.yaml", "daad_plus_cpu.yaml", "memae.yaml", "mnad_uniform.yaml"])
+def test_the_configuration_that_training_writes_is_accepted(name, tmp_path) -> None:
+    """Lightning saves what it parsed, with every default written out."""
+    first = load(name, "--data", "Folder", "--data.name", "parts", "--data.normal_dir", "good", "--data.root", "parts")
+    saved = yaml.safe_load(first.parser.dump(first.config, skip_none=False))["fit"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    second = AnomalibCLI(["fit", "--config", str(tmp_path / "config.yaml")], run=False)
+    assert type(second.model) is type(first.model)
+    assert dict(second.model.hparams).keys() == dict(first.model.hparams).keys()
+    kinds = (bool, int, float, str, list, tuple, type(None))
+    for key, value in first.model.hparams.items():
+        if isinstance(value, kinds):
+            assert second.model.hparams[key] == value, key
+    assert second.datamodule.normal_dir == first.datamodule.normal_dir
+    assert second.engine._cache.args["max_epochs"] == first.engine._cache.args["max_epochs"]
