@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .registration import MODELS, Model
+from .training.checkpoint_content import FORMAT, is_read
 
-FORMAT = "2"
 _SETTINGS = (
     "enable_normalization",
     "enable_thresholding",
@@ -63,7 +63,7 @@ def save_safetensors(model: Model, path: str | Path) -> Path:
         plugin = "unknown"
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {
-        "format": FORMAT,
+        "format": str(FORMAT),
         "anomalib_daad": plugin,
         "model": name,
         "arguments": json.dumps(dict(model.hparams), sort_keys=True),
@@ -99,9 +99,10 @@ def load_safetensors(path: str | Path) -> Model:
         msg = f"{path} is not a readable safetensors file: {error}."
         raise ValueError(msg) from error
     digest = metadata.pop("sha256", None)
-    if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+    name, format_ = metadata.get("model"), str(metadata.get("format"))
+    if name not in MODELS or not format_.isdecimal() or not is_read(name, int(format_)):
         msg = f"{path} is not a model that this version of anomalib-daad saved: its format is "
-        msg += f"{metadata.get('format')}, that of this version {FORMAT}; train the model again."
+        msg += f"{format_}, that of this version {FORMAT}; train the model again."
         raise ValueError(msg)
     if digest != _digest(tensors, metadata):
         msg = f"{path} was changed or damaged after it was saved; get the file again from where it came."

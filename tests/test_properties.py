@@ -29,7 +29,7 @@ from anomalib_daad.models.daad_restoration.difference_maps import relative_error
 from anomalib_daad.models.memae.torch_model import mean_square
 from anomalib_daad.models.mnad.torch_model import negative_psnr
 
-EXPORTED = ["DAAD", "MNAD", "MemAE, its paper"]  # an export takes seconds; DAAD+ and restoration: test_exporting.py
+EXPORTED = ["DAAD", "MNAD", "MemAE, its code"]  # an export takes seconds; DAAD+ and restoration: test_exporting.py
 RESTORATION = "Restoration"  # which is no system of the paper
 DISTANCES = {Daad: sample_distance, MemAe: mean_square, Mnad: negative_psnr}
 TOLERANCE = 1e-4

@@ -15,7 +15,8 @@ from .lightning_internals import Module
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the models: 1 had restoration training as arguments of Daad
+# Of the models: 1 had restoration training as arguments of Daad; 2 other memories, but for restoration training.
+FORMAT = 3
 KEY = "anomalib_daad"
 USED_AS_TRAINED = "The checkpoint was trained with %s: its model is used as it was trained."
 
@@ -30,6 +31,19 @@ def model_name(checkpoint: dict[str, Any]) -> str | None:
         str | None: Name of the class, such as ``"Daad"``; None where it is none of this package.
     """
     return _header(checkpoint).get("model")
+
+
+def is_read(model: str | None, format_: int) -> bool:
+    """Tell whether this version builds a model as the version that wrote a file did.
+
+    Args:
+        model (str | None): Name of the class.
+        format_ (int): Format of the file.
+
+    Returns:
+        bool: True for today's format and earlier ones that meant the same.
+    """
+    return format_ == FORMAT or (model, format_) == ("DaadRestoration", 2)
 
 
 def _header(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +122,7 @@ class CheckedCheckpoints(Module):
         name, format_ = model_name(checkpoint), _header(checkpoint).get("format", 1)
         if name is None and "daad_validated" not in checkpoint:
             msg = f"The checkpoint does not fit {cls.__name__}: it was saved by another kind of model."
-        elif format_ != FORMAT:
+        elif not is_read(name, format_):
             msg = (
                 f"The checkpoint was trained by another version of anomalib-daad (format {format_}, here {FORMAT}), "
                 "which built its models otherwise: train the model again."

@@ -20,13 +20,17 @@ SMALL = {"image_size": (64, 64), "division_rates": (4, 4, 1), "num_items": 40, "
 
 
 def plain_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tensor:
-    """Eq. 1 and 2 with PyTorch's cosine, softmax and fold, no product shared or cached, the drop's ramp as it is."""
+    """Eq. 1 and 2 with PyTorch's cosine, softmax and fold, no product shared or cached, the drop's ramp as it is.
+
+    At the memory's temperature, and renormalised where it renormalises.
+    """
     kernel = memory.block_shape[1:]
     queries = nn.functional.unfold(features.contiguous(), kernel, stride=kernel).transpose(1, 2)  # (B, Q, D)
     cosines = torch.stack([cosine_similarity(queries, item, dim=-1) for item in memory.items], dim=-1)
-    weights = torch.softmax(cosines, dim=-1)  # (B, Q, N)
+    weights = torch.softmax(cosines / memory.temperature, dim=-1)  # (B, Q, N)
     below = torch.log(weights.detach() * len(memory.items))
     weights = weights * (1 + below / DROP_WIDTH).clamp(0, 1)
+    weights = weights / weights.sum(dim=-1, keepdim=True) if memory.renormalize else weights
     return nn.functional.fold((weights @ memory.items).transpose(1, 2), features.shape[2:], kernel, stride=kernel)
 
 
@@ -36,9 +40,11 @@ def convolution_read(memory: BlockMemory, features: torch.Tensor) -> torch.Tenso
     items = memory.items.reshape(-1, *memory.block_shape)
     norms = conv2d(features.square(), torch.ones_like(items[:1]), stride=kernel).sqrt()
     cosines = conv2d(features, items, stride=kernel) / (norms * memory.items.norm(dim=1)[:, None, None])
-    weights = torch.softmax(cosines, dim=1)  # (B, N, r_h, r_w)
+    weights = torch.softmax(cosines / memory.temperature, dim=1)  # (B, N, r_h, r_w)
     below = torch.log(weights.detach() * len(items))
-    return conv_transpose2d(weights * (1 + below / DROP_WIDTH).clamp(0, 1), items, stride=kernel)
+    weights = weights * (1 + below / DROP_WIDTH).clamp(0, 1)
+    weights = weights / weights.sum(dim=1, keepdim=True) if memory.renormalize else weights
+    return conv_transpose2d(weights, items, stride=kernel)
 
 
 def plain_memory_read(memory: BlockMemory, read, features: torch.Tensor) -> MemoryRead:

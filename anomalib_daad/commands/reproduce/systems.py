@@ -31,6 +31,7 @@ _GENERATORS: dict[str, dict[str, Any]] = {
     "MemAE": _PIXELS,
     "MemAE+Skip": {"division_rates": None},
     "DAAD": {},
+    "DAAD, eq. 1": {"addressing": "paper"},
     **{f"DAAD, r = {rate}": {"division_rates": (rate, rate, 1)} for rate in (1, 2, 4, 16)},
 }
 
@@ -57,7 +58,8 @@ SYSTEMS: dict[str, System] = {
         for name in ("AE", "MemAE", "DAAD")
         for alignment in (False, True)
     },
-    "MemAE, its paper": System({}, "MemAe"),
+    "MemAE, its code": System({}, "MemAe"),
+    "MemAE, its code, 2/N": System({"shrinkage": 2.0}, "MemAe"),
     "MNAD": System({"learning_rate": 2e-4}, "Mnad"),
     "MNAD, no memory": System({"num_items": 0, "learning_rate": 2e-4}, "Mnad"),
     "MNAD, uniform use": System({"uniform_use": 0.1, "learning_rate": 2e-4}, "Mnad"),

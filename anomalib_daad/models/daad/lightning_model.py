@@ -41,7 +41,7 @@ from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
 
 from .loss import DiscriminatorLoss, GeneratorLoss
-from .torch_model import DaadModel
+from .torch_model import Addressing, DaadModel
 
 _RESTORATION = "restoration training is a model of its own, DaadRestoration, whose defaults are the recommended recipe"
 _MOVED = (
@@ -72,6 +72,8 @@ class Daad(ReconstructionTraining, AnomalibModule):
         seed (int | None): Makes initial weights, flips and the order of the data repeatable, epoch by epoch, so that
             a resumed run goes on as an uninterrupted one would. ``None`` follows the global random state.
             Defaults to ``None``.
+        addressing (str): How blocks address a memory: ``"sharp"`` lets them choose a few items, by cosines at
+            temperature 0.05; ``"paper"`` is eq. 1 as printed, which mixes half of the items. Defaults to ``"sharp"``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
@@ -107,6 +109,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         flips: bool = True,
         base_channels: int = 64,
         seed: int | None = None,
+        addressing: Addressing = "sharp",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -121,7 +124,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = DaadModel(
-                image_size, division_rates, num_items, connections, adversarial, gamma, base_channels
+                image_size, division_rates, num_items, connections, adversarial, gamma, base_channels, addressing
             ).to(memory_format=torch.channels_last)
         self.generator_loss = GeneratorLoss(*lambdas)
         self.discriminator_loss = DiscriminatorLoss()

@@ -10,7 +10,7 @@ Example:
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -22,6 +22,13 @@ from anomalib_daad.components.fused_score import Scores
 from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
 
 from .discriminator import Discriminator, DiscriminatorOutput
+
+Addressing = Literal["sharp", "paper"]
+# How blocks address a memory. Eq. 1 as printed cannot choose: no weight exceeds 7.4 / N.
+ADDRESSING: dict[str, dict[str, Any]] = {
+    "sharp": {"temperature": 0.05, "init": "uniform", "renormalize": True},
+    "paper": {},
+}
 
 
 class TrainingOutput(NamedTuple):
@@ -53,6 +60,8 @@ class DaadModel(AnomalyNetwork):
         adversarial (bool): Add the discriminator and the alignment score L(x). Defaults to ``True``.
         gamma (float): Weight of R(x) in the fused score (eq. 7). Defaults to ``0.9``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
+        addressing (str): ``"sharp"``, cosines at temperature 0.05, uniform initial items, weights renormalised after
+            the drop; or ``"paper"``, eq. 1 as printed, with items from N(0, 1). Defaults to ``"sharp"``.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not divide.
@@ -72,9 +81,13 @@ class DaadModel(AnomalyNetwork):
         adversarial: bool = True,
         gamma: float = 0.9,
         base_channels: int = 64,
+        addressing: Addressing = "sharp",
     ) -> None:
         super().__init__(image_size, gamma)
-        memory = memory_of(num_items)
+        if addressing not in ADDRESSING:
+            msg = f"addressing must be one of {get_args(Addressing)}, got {addressing!r}."
+            raise ValueError(msg)
+        memory = memory_of(num_items, **ADDRESSING[addressing])
         self.autoencoder = MemoryAutoencoder(self.image_size, division_rates, memory, base_channels, connections)
         self.discriminator = Discriminator(self.image_size, base_channels) if adversarial else None
         self.error_map = ErrorMap()

@@ -50,6 +50,28 @@ def test_scores_and_maps_follow_their_definitions() -> None:
         np.testing.assert_allclose(model(images).anomaly_map[index, 0], blurred, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("addressing", ["paper", "sharp"])
+def test_addressing_is_eq_1_as_printed_or_lets_blocks_choose(addressing) -> None:
+    torch.manual_seed(0)
+    memories = DaadModel((64, 64), (4, 4, 1), 100, base_channels=8, addressing=addressing).autoencoder.memories
+    for memory in memories:
+        items = memory.items.detach().double()
+        features = torch.randn(2, *memory.feature_shape)
+        query = memory.divide(features)[1, 5].double()
+        cosines = items @ query / (items.norm(dim=1) * query.norm())
+        weights = torch.softmax(cosines / (0.05 if addressing == "sharp" else 1.0), dim=0)
+        weights = weights * (weights >= 0.01)
+        if addressing == "sharp":
+            assert items.abs().max() <= items.shape[1] ** -0.5
+            weights = weights / weights.sum()
+        else:
+            assert items.std().item() == pytest.approx(1.0, abs=0.05)
+        found = memory.address(features)[1, 5].double()
+        near_the_drop = (weights - 0.01).abs() < 1e-4
+        torch.testing.assert_close(found[~near_the_drop], weights[~near_the_drop], rtol=0, atol=2e-3)
+    assert (found.max() > 0.05) == (addressing == "sharp")
+
+
 def test_the_score_is_eq_7_of_the_ranges() -> None:
     torch.manual_seed(0)
     model = small_model(gamma=0.3).eval()
@@ -103,6 +125,7 @@ def test_scores_do_not_depend_on_batch_size_or_order(adversarial) -> None:
         ({"num_items": 0}, ["num_items", "got 0"]),
         ({"base_channels": 0}, ["base_channels", "at least 1"]),
         ({"gamma": 1.5}, ["gamma", "[0, 1]", "1.5"]),
+        ({"addressing": "dot"}, ["addressing", "sharp", "paper", "dot"]),
         ({"gamma": -0.1}, ["gamma", "[0, 1]", "-0.1"]),
     ],
 )
