@@ -37,7 +37,7 @@ def test_no_config_is_forgotten() -> None:
         "benchmark.yaml",
         "daad.yaml",
         "daad_plus.yaml",
-        "daad_plus_cpu.yaml",
+        "daad_cpu.yaml",
         "daad_plus_small.yaml",
         "daad_restoration.yaml",
         "daad_restoration_cpu.yaml",
@@ -96,9 +96,10 @@ def test_paper_recipes(name, adversarial) -> None:
 
 
 def test_cpu_recipe() -> None:
-    cli = load("daad_plus_cpu.yaml", "--trainer.max_steps", "7", "--data.category", "screw")
-    assert cli.model.model.image_size == (128, 128)
-    assert cli.engine._cache.args["precision"] == "bf16-mixed"
+    cli = load("daad_cpu.yaml", "--trainer.max_steps", "7", "--data.category", "screw")
+    assert cli.model.model.image_size == (64, 64)
+    assert [memory.division_rates for memory in cli.model.model.autoencoder.memories] == [(4, 4, 1)] * 4
+    assert cli.model.model.discriminator is None
     assert cli.engine._cache.args["max_steps"] == 7
     assert cli.datamodule.category == "screw"
 
@@ -145,7 +146,7 @@ def test_the_recommended_preset_trains_for_the_default_length(tmp_path) -> None:
     assert (trainer.max_steps, trainer.val_check_interval) == (3000, 1500)
 
 
-@pytest.mark.parametrize("name", ["daad_restoration.yaml", "daad_plus_cpu.yaml", "memae.yaml", "mnad_uniform.yaml"])
+@pytest.mark.parametrize("name", ["daad_restoration.yaml", "daad_cpu.yaml", "memae.yaml", "mnad_uniform.yaml"])
 def test_the_configuration_that_training_writes_is_accepted(name, tmp_path) -> None:
     """Lightning saves what it parsed, with every default written out."""
     first = load(name, "--data", "Folder", "--data.name", "parts", "--data.normal_dir", "good", "--data.root", "parts")

@@ -170,7 +170,7 @@ class BlockMemory(nn.Module):
         if self.similarity == "cosine":
             similarity = self._cosine_similarity(queries) / self.temperature  # (B, Q, N)
         else:
-            similarity = self._inner_product(queries) / self.temperature
+            similarity = self._products(queries) / self.temperature
             similarity = similarity - similarity.detach().amax(dim=-1, keepdim=True)  # unbounded: exp would overflow
         # log(w N) without the large terms of a log-softmax: what is compared with 0 stays exact in half precision.
         excess = similarity - similarity.exp().mean(dim=-1, keepdim=True).log()
@@ -178,11 +178,12 @@ class BlockMemory(nn.Module):
         weights = excess.exp() / self.items.shape[0]
         if self.drop_below:
             above = excess.detach() + (rounding - math.log(self.drop_below))
-            weights = weights * (
-                (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
-            )
+            ramp = (1 + above / self.drop_width).clamp(0, 1) if self.drop_width else (above >= 0).to(above.dtype)
+            weights = weights * ramp
         if self.renormalize:
             weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+            if self.drop_below > 1:  # all may drop: what is left of the last one goes down the ramp, too
+                weights = weights * ramp.amax(dim=-1, keepdim=True)
         return weights
 
     def divide(self, features: torch.Tensor) -> torch.Tensor:
@@ -223,15 +224,18 @@ class BlockMemory(nn.Module):
         """Cosine of every query with every item, 0 for a zero vector: ``(B, Q, D) -> (B, Q, N)``."""
         # Scaling the products in place of the items spares passes over all of them; products with queries that are not
         # scaled would overflow float16.
-        products = (queries * _inverse_norm(queries)).to(self.items.dtype) @ self.items.T
+        units = queries * _inverse_norm(queries)
+        if self.temperature < 1:
+            return self._products(units) * self._inverse_item_norms()
+        products = units.to(self.items.dtype) @ self.items.T
         return products.to(torch.promote_types(products.dtype, torch.float32)) * self._inverse_item_norms()
 
-    def _inner_product(self, queries: torch.Tensor) -> torch.Tensor:
+    def _products(self, queries: torch.Tensor) -> torch.Tensor:
         """Inner product of every query with every item, in at least float32: ``(B, Q, D) -> (B, Q, N)``."""
-        # In half precision products of 20 and more would be a tenth off, and their exponentials as well.
+        # In half precision what reaches 20 before the softmax would be a tenth off, and its exponential as well.
         dtype = torch.promote_types(self.items.dtype, torch.float32)
         device = queries.device.type
-        if torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return queries.to(dtype) @ self.items.to(dtype).T
         return queries.to(dtype) @ self.items.to(dtype).T

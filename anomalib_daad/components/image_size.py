@@ -89,6 +89,9 @@ def check_images(images: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtyp
     if dtype.itemsize < 4:
         msg = f"The model's weights are {dtype}, which rounds its scores away: call float() on the model."
         raise ValueError(msg)
+    if not images.dtype.is_floating_point:
+        msg = f"The model judges images of {dtype}, got {images.dtype}: divide by 255 and let the pre-processor scale."
+        raise ValueError(msg)
     if images.dtype != dtype:
         msg = f"The model's weights are {dtype}, got images of {images.dtype}: give images.to({dtype})."
         raise ValueError(msg)

@@ -23,14 +23,26 @@ def ascii_link(folder: Path) -> Path:
 
     Returns:
         Path: The folder itself where its path is ASCII; elsewhere a link to it that lasts as long as the process.
+
+    Raises:
+        ValueError: If the system lets nobody link, or has no place of an ASCII name for links.
     """
-    return folder if str(folder.absolute()).isascii() else _link(folder.resolve())
+    if str(folder.absolute()).isascii():
+        return folder
+    try:
+        return _link(folder.resolve())
+    except OSError as error:
+        msg = f"anomalib reads no folder whose path has letters beyond ASCII, and {folder} cannot be linked to: "
+        msg += f"{error}. Move the images to a folder with a plain name."
+        raise ValueError(msg) from error
 
 
 @cache
 def _link(folder: Path) -> Path:
     if not _HOME:
-        _HOME.append(tempfile.TemporaryDirectory(prefix="anomalib_daad_"))
+        home = Path(tempfile.gettempdir())
+        plain = home if str(home).isascii() else Path(folder.anchor) / "tmp"
+        _HOME.append(tempfile.TemporaryDirectory(prefix="anomalib_daad_", dir=plain))
     number = sum(1 for _ in Path(_HOME[0].name).iterdir())
     link = Path(_HOME[0].name) / str(number) / "images"
     link.parent.mkdir()

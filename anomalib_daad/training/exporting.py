@@ -2,6 +2,7 @@
 
 """Exports of a network that is rewritten for inference."""
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ class RewrittenExports(Module):
         """
         self.eval()
         with self._rewritten_for_inference(), _without_logs_of("onnx_ir", "onnxscript"):
+            self.model = copy.deepcopy(self.model)
             for module in self.model.modules():
                 if isinstance(module, UpConvolution):
                     module.fix_kernel()

@@ -39,7 +39,7 @@ from .lightning_internals import count_steps_of_the_first, plain_tensor, save_wi
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
-from .run_checks import refuse_a_finished_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
+from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
 
 _OF_A_TRAINING = ("_latest_images", "_training_scores", "_game")
 
@@ -197,9 +197,9 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         """Train all of the network, also one that predicted before: Lightning leaves it in evaluation mode.
 
         Raises:
-            ValueError: If the trainer has nothing left to train.
+            ValueError: If the trainer has trained another model.
         """
-        refuse_a_finished_trainer(self.trainer, type(self).__name__)
+        refuse_a_used_trainer(self.trainer, self)
         self.model.train()
         self._training_scores = []
 

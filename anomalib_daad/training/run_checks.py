@@ -5,20 +5,22 @@
 Example:
     >>> import torch
     >>> from torchvision.transforms.v2 import Normalize
-    >>> darkest(Normalize([0.5] * 3, [0.5] * 3), torch.zeros(1, 3, 8, 8))
+    >>> darkest(Normalize([0.5] * 3, [0.5] * 3))
     -1.0
 """
 
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 logger = logging.getLogger(__name__)
 
+_TRAINED: WeakKeyDictionary[Trainer, ref[LightningModule]] = WeakKeyDictionary()  # the model that a trainer trained
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -38,28 +40,29 @@ def refuse_other_precisions(trainer: Trainer, name: str) -> None:
         raise ValueError(msg)
 
 
-def refuse_a_finished_trainer(trainer: Trainer, name: str) -> None:
-    """Refuse to fit a new model with a trainer that has trained another to its end.
+def refuse_a_used_trainer(trainer: Trainer, model: LightningModule) -> None:
+    """Refuse to fit a model with a trainer that has trained another: its counts would leave no or little training.
 
     Args:
         trainer (Trainer): Trainer that starts to fit.
-        name (str): Name of the model.
+        model (LightningModule): The model.
 
     Raises:
-        ValueError: If no epoch and no step is left.
+        ValueError: If the trainer's counts are of another model.
     """
-    if trainer.ckpt_path is not None or not trainer.global_step:
-        return
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    is_over = epochs is not None and 0 <= epochs <= trainer.current_epoch
-    if is_over or 0 <= steps <= trainer.global_step:
-        msg = f"This Engine has trained a model for all of its {trainer.global_step} steps, and would leave this {name}"
-        msg += " as it is: make a new Engine for each training."
+    before = _TRAINED.get(trainer)
+    is_new = before is None or before() is not model
+    if is_new and trainer.ckpt_path is None and (trainer.global_step or trainer.current_epoch):
+        msg = (
+            f"This Engine has trained another model, and would cut the training of this {type(model).__name__} short: "
+        )
+        msg += "make a new Engine for each training."
         raise ValueError(msg)
+    _TRAINED[trainer] = ref(model)
 
 
 def refuse_untrained(network: Any, name: str) -> None:
-    """Refuse to judge by a network that was never trained nor validated.
+    """Refuse to judge by a network that was neither trained nor validated.
 
     Args:
         network (Any): Network, an :class:`AnomalyNetwork`.
@@ -83,25 +86,31 @@ def warn_if_half_range(pre_processor: Any, images: torch.Tensor, name: str) -> N
         name (str): Name of the model.
     """
     transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
-    low = float(images.min()) if transform is None else darkest(transform, torch.zeros_like(images[:1]))
-    if low > -0.5:
-        logger.warning(
-            "Black is %.2g after the pre-processor, where %s rebuilds [-1, 1]; images of [0, 1] cost accuracy. Use "
-            "%s.configure_pre_processor, or Normalize([0.5] * 3, [0.5] * 3).",
-            low,
-            name,
-            name,
-        )
+    low = float(images.min()) if transform is None else darkest(transform)
+    if low is None or low <= -0.5:
+        return
+    what = "Black" if transform is not None else "The darkest pixel of the first images"
+    logger.warning(
+        "%s is %.2g after the pre-processor, where %s rebuilds [-1, 1]. If images are scaled to [0, 1], that costs "
+        "accuracy: use %s.configure_pre_processor, or Normalize([0.5] * 3, [0.5] * 3).",
+        what,
+        low,
+        name,
+        name,
+    )
 
 
-def darkest(transform: Callable[[torch.Tensor], torch.Tensor], black: torch.Tensor) -> float:
+def darkest(transform: Callable[[torch.Tensor], torch.Tensor]) -> float | None:
     """Tell what a transform makes of black.
 
     Args:
         transform (Callable[[torch.Tensor], torch.Tensor]): Transform of images in [0, 1].
-        black (torch.Tensor): Black images, shape ``(B, 3, H, W)``.
 
     Returns:
-        float: The smallest value.
+        float | None: The smallest value; None where it takes no image of 1024 px.
     """
-    return float(transform(black).min())
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return float(transform(torch.zeros(1, 3, 1024, 1024)).min())
+    except Exception:  # a transform of a user's, and this only asks
+        return None

@@ -7,7 +7,7 @@ there is PyTorch alone, in float32 with convolutions as PyTorch sets them, and n
 
 Example:
     python benchmarks/restoration/cost.py --output cost.csv \
-        configs/daad_restoration_cpu.yaml configs/daad_plus_cpu.yaml
+        configs/daad_restoration_cpu.yaml configs/daad_cpu.yaml
 """
 
 import argparse

@@ -17,10 +17,12 @@ import torch
 from anomalib.data import InferenceBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim
+from anomalib.pre_processing import PreProcessor
 from browser import open_in_browser
 from conftest import make_model, make_restoration
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_daad import MODELS, Daad, MemAe, Mnad
 from anomalib_daad.commands.command_line import main
@@ -30,7 +32,16 @@ from anomalib_daad.commands.inspect.checkpoint import load_model, name_divisions
 from anomalib_daad.commands.inspect.images import InspectedImages
 from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
 from anomalib_daad.commands.inspect.memory import draw_memories, place, strongest_items
-from anomalib_daad.commands.inspect.observation import MemoryUse, Observations, choose, look, observe, prepare
+from anomalib_daad.commands.inspect.observation import (
+    MemoryUse,
+    Observations,
+    _Tally,
+    choose,
+    look,
+    observe,
+    prepare,
+    to_picture,
+)
 from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
 from anomalib_daad.commands.shared.picture import Omission
 from anomalib_daad.components.fused_score import FusedScore
@@ -235,7 +246,7 @@ def test_strongest_items_lie_where_their_blocks_do() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_answer_is_assembled_of_the_blocks_that_items_stand_for(images, groups) -> None:
+def test_the_answer_is_assembled_of_the_blocks_that_items_stand_for(groups) -> None:
     """Ten items and 2x2 blocks: each strongest item stands for some block of some good image."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(4 * groups, 10, generator=generator)
@@ -243,40 +254,72 @@ def test_the_answer_is_assembled_of_the_blocks_that_items_stand_for(images, grou
     weights[groups:, 7] = 0.0
     examples, blocks = np.arange(10) % 3, (np.arange(10) * 3) % (4 * groups)
     examples[7] = -1  # no good block reads the item of the first block
-    use = MemoryUse(1, np.zeros((10, 1)), np.zeros(10), np.zeros(10, bool), examples, blocks, 1.0, 10.0)
-    result = answer(images, use, weights, (2, 2, groups), (32, 32))
+    use = MemoryUse(1, np.zeros((10, 1)), np.zeros(10), np.zeros(10, bool), examples, blocks, 1.0, 10.0, 0.0)
+    pictures = np.random.default_rng(0).uniform(size=(3, 32, 32, 3)).astype(np.float32)
+    result = answer(pictures.__getitem__, use, weights, (2, 2, groups))
     assert (result[:16, :16] == 0.5).all()
     for row, column in ((0, 1), (1, 0), (1, 1)):
         block = 2 * row + column
         item = int(weights[block * groups : (block + 1) * groups].amax(0).argmax())
         place = blocks[item] // groups
-        pixels = images[int(examples[item])].pixels
-        pixels = torch.nn.functional.interpolate(pixels[None], (32, 32), mode="bilinear", antialias=True)[0]
         top, left = 16 * (place // 2), 16 * (place % 2)
-        expected = pixels[:, top : top + 16, left : left + 16].permute(1, 2, 0)
-        there = result[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
-        np.testing.assert_allclose(there, expected.clamp(0, 1), atol=1e-6)
+        expected = pictures[int(examples[item]), top : top + 16, left : left + 16]
+        assert np.array_equal(result[16 * row : 16 * row + 16, 16 * column : 16 * column + 16], expected)
 
 
-def test_a_memory_that_chooses_answers_with_good_blocks(images) -> None:
-    """Items that are the blocks of a good image: it gets itself for an answer, and so does any defective one."""
-    model = make_model(num_items=16, division_rates=(4, 4, 1), connections="memory").eval()
+@pytest.mark.parametrize("transform", [None, [CenterCrop(24), Resize((32, 32)), Normalize([0.5] * 3, [0.5] * 3)]])
+def test_a_memory_that_chooses_answers_with_good_blocks(images, transform) -> None:
+    """Items that are the blocks of a good image, as the model sees it: it gets itself for an answer."""
+    pre_processor = True if transform is None else PreProcessor(Compose(transform))
+    model = make_model(num_items=16, division_rates=(4, 4, 1), pre_processor=pre_processor).eval()
     good = next(index for index, image in enumerate(images) if not image.defective)
+    prepared = prepare(model, images[good])
     with torch.no_grad():
-        features = model.model.autoencoder.encoder(prepare(model, images[good]))
-        for memory, feature in zip(model.model.autoencoder.memories, features, strict=True):
-            memory.temperature = 0.02
+        for memory, feature in zip(
+            model.model.autoencoder.memories, model.model.autoencoder.encoder(prepared), strict=True
+        ):
             memory.items.copy_(memory.divide(feature)[0])
-    uses = observe(model, images).memories
-    own = [images[good]]
-    assert all(use.largest_weight > 4 and use.effective_items < 8 for use in uses)
-    read = look(model, own[0]).reads[-1]
-    chosen = read.weights[0].argmax(dim=1)
-    assert chosen.tolist() == list(range(16))
-    use = observe(model, own).memories[-1]
-    expected = prepare(model, own[0])[0].permute(1, 2, 0) / 2 + 0.5
-    size = tuple(expected.shape[:2])
-    np.testing.assert_allclose(answer(own, use, read.weights[0], read.grid, size), expected, atol=2e-3)
+    read = look(model, images[good]).reads[-1]
+    assert read.weights[0].argmax(dim=1).tolist() == list(range(16))
+    tally = _Tally(1, read.items)
+    tally.add(read.weights[0], good)
+    expected = to_picture(prepared, (32, 32))
+
+    def seen(index: int) -> np.ndarray:
+        return expected if index == good else np.zeros_like(expected)
+
+    np.testing.assert_allclose(answer(seen, tally.summarize(), read.weights[0], read.grid), expected, atol=1e-6)
+    assert all(use.largest_weight > 4 and use.effective_items < 8 for use in observe(model, images).memories)
+
+
+def test_examples_are_good_images_alone(images, tmp_path, data_root) -> None:
+    model = make_model(division_rates=(4, 4, 1)).eval()
+    labels = [image.defective for image in images]
+    for use in observe(model, images).memories:
+        assert {labels[index] for index in use.example_images if index >= 0} == {False}
+    shutil.copytree(data_root / "part/test/bar", tmp_path / "all")
+    unlabelled = observe(model, InspectedImages(tmp_path / "all", None)).memories
+    assert all(0 not in use.example_images for use in unlabelled)  # the one that is drawn
+
+
+def test_blocks_that_read_nothing_are_counted_apart() -> None:
+    tally, weights = _Tally(1, torch.zeros(100, 2)), torch.zeros(10, 100)
+    tally.add(weights, 0)
+    assert np.isnan(tally.summarize().effective_items)
+    assert tally.summarize().unanswered == 1
+    weights[:4] = 0.01
+    tally.add(weights, 0)
+    assert tally.summarize().effective_items == pytest.approx(100)
+    assert tally.summarize().unanswered == pytest.approx(0.8)
+
+
+def test_links_to_images_keep_their_labels(tmp_path, data_root) -> None:
+    for kind, source in (("good", "good"), ("broken", "bar")):
+        (tmp_path / "parts" / kind).mkdir(parents=True)
+        for path in (data_root / "part/test" / source).iterdir():
+            (tmp_path / "parts" / kind / path.name).symlink_to(path)
+    labels = [image.defective for image in InspectedImages(tmp_path / "parts", None)]
+    assert (labels.count(True), labels.count(False)) == (6, 5)
 
 
 def test_items_have_one_place_in_every_run() -> None:

@@ -7,10 +7,11 @@ import logging
 
 import pytest
 import torch
+from anomalib.models import Ganomaly
 from anomalib.pre_processing import PreProcessor
 from conftest import make_model, make_restoration
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Normalize, RandomCrop, Resize
 
 from anomalib_daad import Daad, MemAe, Mnad
 from anomalib_daad.training import run_checks
@@ -29,10 +30,23 @@ def test_an_engine_trains_one_model(length, make_datamodule, make_engine) -> Non
     engine, second = make_engine(**length), Mnad(**SMALL)
     engine.fit(make_model(), datamodule=make_datamodule())
     before = copy.deepcopy(dict(second.named_parameters()))
-    with pytest.raises(ValueError, match="would leave this Mnad as it is: make a new Engine for each training"):
+    with pytest.raises(ValueError, match=r"this Mnad short: make a new Engine for each training"):
         engine.fit(second, datamodule=make_datamodule())
     assert all(torch.equal(value, before[name]) for name, value in second.named_parameters())
     make_engine(**length).fit(second, datamodule=make_datamodule())
+
+
+def test_an_engine_that_trained_a_model_of_anomalibs_trains_none_of_ours(make_datamodule, make_engine) -> None:
+    engine = make_engine(max_epochs=1)
+    engine.fit(Ganomaly(batch_size=4), datamodule=make_datamodule())
+    with pytest.raises(ValueError, match="this Daad short"):
+        engine.fit(make_model(), datamodule=make_datamodule())
+
+
+def test_an_engine_may_train_its_model_again(make_datamodule, make_engine) -> None:
+    engine, model = make_engine(max_epochs=1), make_model()
+    engine.fit(model, datamodule=make_datamodule())
+    engine.fit(model, datamodule=make_datamodule())
 
 
 def test_a_finished_training_may_be_asked_for_again(make_datamodule, make_engine) -> None:
@@ -74,6 +88,7 @@ def test_gradient_clipping_is_refused_in_place_of_dropped(make_datamodule, make_
         ([Normalize([0.2] * 3, [0.9] * 3)], True),
         ([Normalize([0.5] * 3, [0.5] * 3)], False),
         ([Normalize([0.45] * 3, [0.5] * 3)], False),
+        ([RandomCrop(32), Normalize([0.5] * 3, [0.5] * 3)], False),
     ],
 )
 def test_images_of_half_the_range_are_said(transform, speaks, make_datamodule, make_engine, caplog) -> None:

@@ -53,8 +53,8 @@ class ComparedData:
             ValueError: If the data cannot be read.
         """
         sizes = {"train_batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": 0}
-        arguments = {**self.arguments, **self._in_ascii(), **sizes, "seed": seed}
         try:
+            arguments = {**self.arguments, **self._in_ascii(), **sizes, "seed": seed}
             datamodule = get_datamodule({"data": {"class_path": self.class_path, "init_args": arguments}})
             datamodule.prepare_data()
             datamodule.setup()
@@ -69,16 +69,17 @@ class ComparedData:
 
     def _in_ascii(self) -> dict[str, Any]:
         """The arguments that name folders anomalib would refuse, as links."""
-        root = Path(self.arguments.get("root") or ".")
-        if self.class_path == "MVTecAD":
-            category = self.arguments["category"]
+        kind, given = self.class_path.rpartition(".")[2], self.arguments
+        if kind == "MVTecAD" and given.get("root"):
+            root, category = Path(given["root"]), given.get("category", "bottle")
             if category.isascii():
                 return {"root": str(ascii_link(root))}
             link = ascii_link(root / category)
             return {"root": str(link.parent), "category": link.name}
-        if self.class_path != "Folder":
+        if kind != "Folder":
             return {}
-        names = {key: self.arguments[key] for key in _FOLDERS if self.arguments.get(key)}
+        root = Path(given.get("root") or ".")
+        names = {key: given[key] for key in _FOLDERS if given.get(key)}
         listed = {key: [value] if isinstance(value, str) else value for key, value in names.items()}
         if all(str((root / name).absolute()).isascii() for value in listed.values() for name in value):
             return {}

@@ -36,10 +36,11 @@ def _refuse_smeared(masks: Sequence[Path]) -> None:
     for path in masks:
         if path.suffix.lower() not in _LOSSY:
             continue
-        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+        content = np.fromfile(path, np.uint8)
+        mask = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
         if mask is not None and (values := len(np.unique(mask))) > 2:
-            msg = f"The mask {path} has {values} gray values, for its format smears borders; anomalib takes all pixels "
-            msg += "above 0 for defective, and it grows. Save masks with two values, as PNG."
+            msg = f"The mask {path} has {values} gray values; anomalib takes all pixels above 0 for defective, so that "
+            msg += "a mask smeared by its format grows. Save masks with two values, as PNG."
             raise ValueError(msg)
 
 

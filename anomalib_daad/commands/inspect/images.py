@@ -49,7 +49,13 @@ class InspectedImages(Sequence[InspectedImage]):
             msg = f"There is no folder {data}: --data must name a root in MVTec AD's layout or a folder of images."
             raise ValueError(msg)
         self._items = _read_folder(data) if category is None else _read_category(data, category)
+        self._is_category = category is not None
         self._folder = data.resolve() if category is None and (data / GOOD).is_dir() else None
+
+    @property
+    def has_good(self) -> bool:
+        """Whether some images are known to be good."""
+        return self._is_category or self._folder is not None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -72,9 +78,9 @@ class InspectedImages(Sequence[InspectedImage]):
 
     def _by_folder(self, path: Path) -> bool | None:
         """Whether an image is defective by the folder that it lies in; None where nothing says so."""
-        if self._folder is None or path.resolve().parent == self._folder:
+        if self._folder is None or path.parent == self._folder:
             return None
-        return path.resolve().relative_to(self._folder).parts[0] != GOOD
+        return path.relative_to(self._folder).parts[0] != GOOD
 
     def __iter__(self) -> Iterator[InspectedImage]:
         """Read the images in order."""
@@ -120,6 +126,6 @@ def _read_folder(folder: Path) -> PredictDataset:
         raise ValueError(msg) from error
     masks = [folder.resolve() / name for name in MASK_FOLDERS]
     images.image_filenames = [
-        path for path in images.image_filenames if not any(path.resolve().is_relative_to(mask) for mask in masks)
+        path for path in images.image_filenames if not any(path.is_relative_to(mask) for mask in masks)
     ]
     return images

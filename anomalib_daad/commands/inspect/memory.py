@@ -42,7 +42,7 @@ def draw_memories(model: Model, images: InspectedImages, observations: Observati
     index = 0 if labels is None or not labels.any() else int(np.flatnonzero(labels)[0])
     close_up, name = look(model, images[index]), observations.names[index]
     return [
-        draw_answers(images, observations, close_up, name),
+        draw_answers(model, images, observations, close_up, name),
         draw_reads(observations, close_up, name),
         draw_use(observations),
         draw_items(observations),

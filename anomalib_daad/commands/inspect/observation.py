@@ -47,11 +47,13 @@ class MemoryUse(NamedTuple):
         items (np.ndarray): Items, shape ``(N, D)``.
         mean_weights (np.ndarray): Mean weight of each item over all blocks, shape ``(N,)``.
         dead (np.ndarray): True for an item that no block gave a weight, shape ``(N,)``.
-        example_images (np.ndarray): The good image, or any where there are no labels, whose block gave the item more
-            weight than all others did; its index, -1 where none gave any, shape ``(N,)``.
+        example_images (np.ndarray): The good image, or without labels any but the first, whose block gave the item
+            more weight than all others did; its index, -1 where none gave any, shape ``(N,)``.
         example_blocks (np.ndarray): That block's number, shape ``(N,)``.
         largest_weight (float): Mean over all blocks of the largest weight times N; 1 where a memory cannot choose.
-        effective_items (float): Mean over all blocks of the exponential of the entropy of the weights, at most N.
+        effective_items (float): Mean over the blocks that read an item of the exponential of the entropy of the
+            weights, from 1 to N; NaN where none does.
+        unanswered (float): Share of blocks that read no item, in [0, 1].
     """
 
     scale: int
@@ -62,6 +64,7 @@ class MemoryUse(NamedTuple):
     example_blocks: np.ndarray
     largest_weight: float
     effective_items: float
+    unanswered: float
 
 
 class CloseUp(NamedTuple):
@@ -105,7 +108,8 @@ def observe(model: Model, images: InspectedImages) -> Observations:
         prepared = prepare(model, image)  # (1, 3, H, W)
         parts, fused = model.model.scores(prepared), model.model(prepared).pred_score
         scores.append([part.item() for part in (*parts, fused) if part is not None])
-        reads.add(model.model.explain(prepared), is_example=not image.defective)
+        is_example = image.defective is False if images.has_good else len(names) > 1
+        reads.add(model.model.explain(prepared), is_example)
     columns = np.array(scores).T
     if not np.isfinite(columns).all():
         msg = "The model's scores are not finite: its training went wrong; inspect an earlier checkpoint."
@@ -144,13 +148,21 @@ def look(model: Model, image: InspectedImage) -> CloseUp:
     seen, expected, reads = model.model.explain(prepared)
     anomaly_map = model.model(prepared).anomaly_map[0, 0].cpu().numpy()
     size = anomaly_map.shape
-    rebuilt = _to_picture(expected, size)
-    error = np.abs(_to_picture(seen, size) - rebuilt).mean(axis=-1)
-    return CloseUp(_to_picture(prepared, size), rebuilt, error, anomaly_map, reads)
+    rebuilt = to_picture(expected, size)
+    error = np.abs(to_picture(seen, size) - rebuilt).mean(axis=-1)
+    return CloseUp(to_picture(prepared, size), rebuilt, error, anomaly_map, reads)
 
 
-def _to_picture(images: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """``(1, 3, h, w)`` in [-1, 1] -> ``(H, W, 3)`` in [0, 1]."""
+def to_picture(images: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Make an image that a model saw a picture.
+
+    Args:
+        images (torch.Tensor): One image in [-1, 1], shape ``(1, 3, h, w)``.
+        size (tuple[int, int]): Height and width of the picture.
+
+    Returns:
+        np.ndarray: In [0, 1], shape ``(H, W, 3)``.
+    """
     colours = images if images.shape[-2:] == size else interpolate(images, size, mode="bilinear")
     return ((colours[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
@@ -198,7 +210,7 @@ class _Tally:
     """The use of one memory."""
 
     def __init__(self, scale: int, items: torch.Tensor) -> None:
-        self.scale, self.items, self.blocks = scale, items, 0
+        self.scale, self.items, self.blocks, self.answered = scale, items, 0, 0
         self.sums = torch.zeros(len(items), dtype=torch.float64)
         self.read = torch.zeros(len(items), dtype=torch.bool)
         self.largest = self.effective = 0.0
@@ -211,8 +223,10 @@ class _Tally:
         self.sums += weights.sum(dim=0, dtype=torch.float64)
         self.read |= (weights > 0).any(dim=0)
         self.largest += float(weights.amax(dim=1).sum())
-        shares = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        sums = weights.sum(dim=1, keepdim=True)
+        shares = (weights / sums)[sums[:, 0] > 0]
         self.effective += float(torch.special.entr(shares).sum(dim=1).exp().sum())
+        self.answered += len(shares)
         self.blocks += len(weights)
         if example is None:
             return
@@ -231,7 +245,8 @@ class _Tally:
             self.example_images.numpy(),
             self.example_blocks.numpy(),
             self.largest * len(self.items) / self.blocks,
-            self.effective / self.blocks,
+            self.effective / self.answered if self.answered else np.nan,
+            1 - self.answered / self.blocks,
         )
 
 

@@ -24,12 +24,13 @@ from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.commands.shared.resume_point import ResumePoint
 from anomalib_daad.data.one_class import OneClassCIFAR10, OneClassMNIST
 from anomalib_daad.registration import MODELS, Model
+from anomalib_daad.training.checkpoint_content import FORMAT
 
 from .systems import SYSTEMS
 
-# Of classes of images the paper tells no more than the protocol. What is here was chosen with eq. 1 as printed. Flipped digits become others; 32 pixels leave 4 after
-# three scales, as DCGAN's do; blocks smaller than the image, or many items, rebuild the other classes as well (see
-# docs/papers.md). A system's own arguments come first.
+# Of classes of images the paper tells no more than the protocol. What is here was chosen with eq. 1 as printed. Flipped
+# digits become others; 32 pixels leave 4 after three scales, as DCGAN's do; blocks smaller than the image, or many
+# items, rebuild the other classes as well (see docs/papers.md). A system's own arguments come first.
 _ONE_CLASS = {
     "base_channels": 32,
     "division_rates": (1, 1, 1),
@@ -58,6 +59,7 @@ class Cell:
         precision (str): Lightning's precision of the training.
         arguments (str): Arguments of the model laid over the system's, a JSON object; empty for none.
         seed (int): Seed.
+        format (int): Format of the models: what another one's cells gave is not mixed with these.
     """
 
     dataset: str
@@ -70,6 +72,7 @@ class Cell:
     precision: str
     arguments: str
     seed: int
+    format: int = FORMAT
 
     @property
     def name(self) -> str:
@@ -78,7 +81,7 @@ class Cell:
         system = re.sub(r"[^\w+]+", "_", self.system)
         size = f"{self.image_size}px_batch{self.batch_size}_{self.precision}"
         changed = f"_{sha256(self.arguments.encode()).hexdigest()[:8]}" if self.arguments else ""
-        return f"{self.dataset}_{system}{changed}_{self.category}_{size}_{length}_seed{self.seed}"
+        return f"{self.dataset}_{system}{changed}_{self.category}_{size}_{length}_seed{self.seed}_format{self.format}"
 
     def build(self) -> Model:
         """Build the model.

@@ -24,6 +24,11 @@ from . import paper, tables
 from .cell import Cell
 from .systems import SYSTEMS
 
+SCALING = (
+    "Memories are addressed as Daad does by default, not by eq. 1 as printed, but for systems that say so. Fused "
+    "scores scale R and L by their ranges on the training images of the last epoch; the paper scales them to [0, 1] "
+    "and does not say by which images."
+)
 TABLES = ("table2", "table3", "table4", "table5")
 
 
@@ -44,6 +49,9 @@ def reproduce(
     checkpoints: bool = True,
 ) -> None:
     """Run the cells of one of the paper's tables, and write it beside the paper's numbers.
+
+    The fused score scales R and L by their ranges on the training images of the last epoch; the paper does not say by
+    which images it does. Nothing is chosen on test images, no epoch either.
 
     A finished cell is never run again, whatever table asks for it; a stopped one goes on from its last checkpoint. Any
     number of processes may share an output folder. Use one output folder for one data set.
@@ -99,14 +107,14 @@ def reproduce(
     def report(text: str) -> None:
         with FileLock(output / ".lock"):  # the last to write has seen all that others wrote
             rows = results(output)
-            mine = [row for row in rows if Cell(**{key: row[key] for key in Cell.__annotations__}) in wanted]
+            mine = [row for row in rows if Cell(**{key: row.get(key, 0) for key in Cell.__annotations__}) in wanted]
             failed = [cell for cell in wanted if (output / "cells" / cell.name / "error.txt").exists()]
             if rows:
                 write_table(rows, output / "results.csv")
             heading = f"# {table}\n\nImage AUROC at {size} px, {steps or epochs} {'steps' if steps else 'epochs'}"
             heading += f", with {changes}" if changes else ""
             text_of_table = tables.to_markdown(table, chosen, names, mine, failed)
-            write_text(output / f"{table}.md", f"{heading}.\n\n{text_of_table}")
+            write_text(output / f"{table}.md", f"{heading}. {SCALING}\n\n{text_of_table}")
         rich_print(text)
 
     failed = _run_all(wanted, data, output, device, checkpoints, report)
