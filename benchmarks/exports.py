@@ -91,11 +91,16 @@ def main() -> None:
     def static(source: Path, target: Path) -> None:
         quantize_static(source, target, _GoodImages(arguments.root / arguments.category))
 
+    def convolutions(source: Path, target: Path) -> None:
+        images = _GoodImages(arguments.root / arguments.category)
+        quantize_static(source, target, images, op_types_to_quantize=["Conv"])
+
     runtimes: dict[str, Callable[[], tuple[Callable, Path]]] = {
         "TorchInferencer": torch_inferencer,
         "onnxruntime": onnx,
         "onnxruntime, quantize_dynamic": lambda: onnx(dynamic),
         "onnxruntime, quantize_static": lambda: onnx(static),
+        "onnxruntime, quantize_static, Conv alone": lambda: onnx(convolutions),
         "OpenVINO, f32": lambda: openvino(None, "f32"),
         "OpenVINO, bf16": lambda: openvino(None, "bf16"),
         "OpenVINO fp16 weights, f32": lambda: openvino("fp16", "f32"),

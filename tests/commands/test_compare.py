@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -56,6 +57,7 @@ from anomalib_daad.commands.compare.measures import (
 from anomalib_daad.commands.compare.progress import Progress
 from anomalib_daad.commands.shared.output_folder import write_text
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+from anomalib_daad.data import ascii_links
 
 SMALL = """
 model:
@@ -595,6 +597,33 @@ def test_any_letters_in_a_path(tmp_path, folder, kind) -> None:
     assert batch.gt_mask is not None
     assert {Path(path).parent.name for path in batch.image_path} == {"good", kind}
     assert all(Path(path).is_relative_to(own.resolve()) for path in batch.image_path)
+
+
+@pytest.mark.parametrize("spelling", ["MVTecAD", "anomalib.data.MVTecAD"])
+def test_a_configured_datamodule_keeps_what_its_file_leaves_out(data_root, tmp_path, spelling) -> None:
+    """anomalib's own root and category, where the file names none; links, where it names a folder beyond ASCII."""
+    (tmp_path / "data.yaml").write_text(f"class_path: {spelling}\ninit_args: {{category: part}}")
+    (found,) = find_data(tmp_path / "data.yaml")
+    assert found._in_ascii() == {}
+    shutil.copytree(data_root, tmp_path / "däta")
+    (tmp_path / "data.yaml").write_text(
+        f"class_path: {spelling}\ninit_args: {{root: {tmp_path / 'däta'}, category: part}}"
+    )
+    (found,) = find_data(tmp_path / "data.yaml")
+    assert len(found.build(4, 4, 0).train_data) == 12
+
+
+def test_links_are_ascii_wherever_temporary_files_go(tmp_path, monkeypatch) -> None:
+    (tmp_path / "tmpä").mkdir()
+    (tmp_path / "ö").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmpä"))
+    monkeypatch.setattr(ascii_links, "_HOME", [])
+    ascii_links._link.cache_clear()
+    assert str(ascii_links.ascii_link(tmp_path / "ö")).isascii()
+    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError("no privilege")))
+    with pytest.raises(ValueError, match=r"cannot be linked to: no privilege\. Move the images"):
+        ascii_links.ascii_link(tmp_path / "ö" / "inside")
+    ascii_links._link.cache_clear()
 
 
 @pytest.mark.parametrize(("folder", "category"), [("Prüfung 检测", "part"), ("mine", "Mutter_ü"), ("é", "部品")])
