@@ -157,8 +157,10 @@ def test_a_changed_file_is_refused(change, saved) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "1"}, "its format is 1, that of this version 2; train the model again"),
-        ({"format": "3"}, "its format is 3"),
+        ({"format": "1"}, "its format is 1, that of this version 3; train the model again"),
+        ({"format": "2"}, "its format is 2"),  # memories were addressed otherwise
+        ({"format": "4"}, "its format is 4"),
+        ({"format": "x"}, "its format is x"),
         ({"model": "os.system"}, "not a model that this version"),
         ({"arguments": '{"evil": 1}'}, "arguments that Daad does not know: evil"),
         ({"arguments": "{}"}, "does not fit its own description"),

@@ -145,13 +145,14 @@ def diagnose(network: MemoryAutoencoder, test: torch.Tensor, labels: np.ndarray)
     return {"batch_statistics_in_order": round(in_order, 4), "batch_statistics_shuffled": round(shuffled, 4)}
 
 
-def train(run: Run, root: Path) -> list[dict[str, Any]]:
-    """Train and test after each epoch; one row an epoch, the last one with the diagnosis."""
+def train(run: Run, root: Path) -> dict[str, Any]:
+    """Train and test after each epoch; one row, its epochs joined by spaces."""
     images, test, labels = load(root, run.category)
     network = build(run)
     optimizer = torch.optim.Adam(network.parameters(), lr=run.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(run.seed)
-    rows, step, start = [], 0, time.perf_counter()
+    curves: dict[str, list[str]] = {"auroc_R": [], "auroc_absolute": []}
+    step, start = 0, time.perf_counter()
     while step < run.steps:
         network.train()
         for batch in batches(images, run, generator):
@@ -162,22 +163,27 @@ def train(run: Run, root: Path) -> list[dict[str, Any]]:
             if step == run.steps:
                 break
         network.eval()
-        norm, absolute = scores(network, test)
-        rows.append(
-            {
-                **run._asdict(),
-                "step": step,
-                "auroc_R": round(roc_auc_score(labels, norm), 4),
-                "auroc_absolute": round(roc_auc_score(labels, absolute), 4),
-                "R_good": round(float(norm[~labels].mean()), 4),
-                "seconds": round(time.perf_counter() - start),
-                "commit": os.environ.get("COMMIT", ""),
-                **dict.fromkeys(["batch_statistics_in_order", "batch_statistics_shuffled"], ""),
-                **dict.fromkeys(["largest_weight_times_n", "effective_items", "items_in_use"], ""),
-            }
-        )
-    rows[-1] |= {**memory_use(network, test), **diagnose(network, test, labels)}
-    return rows
+        for curve, measured in zip(curves.values(), scores(network, test), strict=True):
+            curve.append(f"{roc_auc_score(labels, measured):.4f}")
+    return {
+        **run._asdict(),
+        **{name: " ".join(curve) for name, curve in curves.items()},
+        **memory_use(network, test),
+        **diagnose(network, test, labels),
+        "seconds": round(time.perf_counter() - start),
+        "commit": os.environ.get("COMMIT", ""),
+    }
+
+
+def append(row: dict[str, Any], path: Path) -> None:
+    """Append a row to a table, and print it."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
 
 
 def runs(winner: str | None) -> list[Run]:
@@ -208,14 +214,7 @@ def main() -> None:
     for run in runs(arguments.winner)[part::of]:
         if tuple(map(str, run)) in done:
             continue
-        rows = train(run, arguments.root)
-        is_new = not arguments.output.exists()
-        with arguments.output.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerows(rows)
-        print(*run, *(rows[-1][name] for name in ("auroc_R", "effective_items", "seconds")), flush=True)
+        append(train(run, arguments.root), arguments.output)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ Example:
 """
 
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from addressing import SETS, SYSTEMS, Run, batches, build, load
+from addressing import SETS, SYSTEMS, Run, append, batches, build, load
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -78,13 +77,14 @@ def parts(networks: tuple[MemoryAutoencoder, Discriminator], images: torch.Tenso
     return torch.cat(both[0]), torch.cat(both[1])
 
 
-def train(run: Run, game: str, root: Path) -> list[dict[str, Any]]:
-    """Train and test after each epoch; one row an epoch."""
+def train(run: Run, game: str, root: Path) -> dict[str, Any]:
+    """Train and test after each epoch; one row, its epochs joined by spaces."""
     images, test, labels = load(root, run.category)
     networks = (build(run), Discriminator((64, 64), run.channels).to(memory_format=torch.channels_last))
     optimizers = [torch.optim.Adam(network.parameters(), lr=run.learning_rate, fused=True) for network in networks]
     generator = torch.Generator().manual_seed(run.seed)
-    rows, done, start = [], 0, time.perf_counter()
+    curves: dict[str, list[str]] = {"auroc_R": [], "auroc_L": [], "auroc_fused": []}
+    done, start = 0, time.perf_counter()
     while done < run.steps:
         for network in networks:
             network.train()
@@ -97,12 +97,12 @@ def train(run: Run, game: str, root: Path) -> list[dict[str, Any]]:
             network.eval()
         good, found = parts(networks, images[:: max(1, len(images) // 64)]), parts(networks, test)
         scaled = [(x - own.min()) / (own.max() - own.min()) for x, own in zip(found, good, strict=True)]
-        measures = {"R": found[0], "L": found[1], "fused": 0.9 * scaled[0] + 0.1 * scaled[1]}
-        aurocs = {f"auroc_{name}": round(roc_auc_score(labels, value), 4) for name, value in measures.items()}
-        seconds = round(time.perf_counter() - start)
-        rows.append({**run._asdict(), "game": game, "step": done, **aurocs, "seconds": seconds})
-        rows[-1]["commit"] = os.environ.get("COMMIT", "")
-    return rows
+        measured = (*found, 0.9 * scaled[0] + 0.1 * scaled[1])
+        for curve, values in zip(curves.values(), measured, strict=True):
+            curve.append(f"{roc_auc_score(labels, values):.4f}")
+    joined = {name: " ".join(curve) for name, curve in curves.items()}
+    seconds = round(time.perf_counter() - start)
+    return {**run._asdict(), "game": game, **joined, "seconds": seconds, "commit": os.environ.get("COMMIT", "")}
 
 
 def main() -> None:
@@ -117,14 +117,7 @@ def main() -> None:
     part, of = map(int, arguments.part.split("/"))
     listed = [(seed, game, category) for seed in range(2) for game in GAMES for category in SETS]
     for seed, game, category in listed[part::of]:
-        rows = train(Run(arguments.reading, category, seed), game, arguments.root)
-        is_new = not arguments.output.exists()
-        with arguments.output.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerows(rows)
-        print(game, category, seed, {name: rows[-1][name] for name in rows[-1] if "auroc" in name}, flush=True)
+        append(train(Run(arguments.reading, category, seed), game, arguments.root), arguments.output)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 """Checkpoints of another architecture, model or version are refused in one sentence."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +135,15 @@ def rewrite(path: str, **changes) -> None:
 
 def test_checkpoint_of_an_older_version(checkpoint, make_engine, make_datamodule) -> None:
     rewrite(checkpoint, anomalib_daad=None, daad_validated=True)
-    sentence = r"^The checkpoint was trained by another version of anomalib-daad \(format 1, here 2\).*: train"
+    sentence = r"^The checkpoint was trained by another version of anomalib-daad \(format 1, here 3\).*: train"
     refuse_everywhere(Daad, make_model, checkpoint, sentence, make_engine, make_datamodule)
     with pytest.raises(ValueError, match=sentence):
         DaadRestoration.load_from_checkpoint(checkpoint)
 
 
 def test_checkpoint_of_a_newer_version(checkpoint) -> None:
-    rewrite(checkpoint, anomalib_daad={"format": 3, "model": "Daad", "validated": True, "more": 1})
-    with pytest.raises(ValueError, match=r"format 3, here 2"):
+    rewrite(checkpoint, anomalib_daad={"format": 4, "model": "Daad", "validated": True, "more": 1})
+    with pytest.raises(ValueError, match=r"format 4, here 3"):
         Daad.load_from_checkpoint(checkpoint)
 
 
@@ -152,7 +153,7 @@ def test_what_stands_in_a_checkpoint(validated, make_datamodule, make_engine) ->
     engine.fit(make_restoration(), datamodule=make_datamodule())
     path = Path(engine.trainer.checkpoint_callback.best_model_path)
     content = torch.load(path, weights_only=True)
-    assert content["anomalib_daad"] == {"format": 2, "model": "DaadRestoration", "validated": validated}
+    assert content["anomalib_daad"] == {"format": 3, "model": "DaadRestoration", "validated": validated}
     assert model_name(content) == "DaadRestoration"
     assert content["hyper_parameters"].items() >= SMALL_RESTORATION.items()
 
@@ -184,3 +185,16 @@ def test_a_subclass_reads_the_checkpoints_of_its_parent(checkpoint) -> None:
         """A user's own."""
 
     assert isinstance(Mine.load_from_checkpoint(checkpoint), Mine)
+
+
+@pytest.mark.parametrize(("make", "is_same"), [(make_restoration, True), (make_model, False)])
+def test_format_2_is_read_where_it_meant_the_same(make, is_same, make_datamodule, make_engine) -> None:
+    """Restoration training kept its memories; those of Daad are addressed otherwise since."""
+    model, engine = make(), make_engine(max_epochs=1)
+    engine.fit(model, datamodule=make_datamodule())
+    path = engine.trainer.checkpoint_callback.best_model_path
+    content = torch.load(path, weights_only=True)
+    rewrite(path, anomalib_daad={**content["anomalib_daad"], "format": 2})
+    expectation = nullcontext() if is_same else pytest.raises(ValueError, match=r"format 2, here 3.*train the model")
+    with expectation:
+        type(model).load_from_checkpoint(path)
