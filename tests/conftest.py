@@ -60,6 +60,12 @@ def draw_data(root: Path, scale: int = 1) -> Path:
     return root
 
 
+def as_if_trained(model):
+    """A model whose scores have ranges, as those of a trained one: others are refused in tests and predictions."""
+    model.model.score.calibrate(torch.tensor([0.0, 10.0]), torch.tensor([0.0, 10.0]))
+    return model
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of the drawn data set, 48x40 pixels."""

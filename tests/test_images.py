@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import torch
 from anomalib.data import Folder, PredictDataset
-from conftest import make_model
+from conftest import as_if_trained, make_model
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -98,7 +98,7 @@ def test_rgb_of_16_bits_keeps_its_high_byte(tmp_path) -> None:
 def test_a_folder_is_predicted_but_for_its_bad_files(folder, make_engine, caplog) -> None:
     write(folder, {**READABLE, **FAULTY})
     with caplog.at_level(logging.WARNING, logger="anomalib_daad.data.image_check"):
-        batches = make_engine().predict(make_model(visualizer=False), data_path=folder)
+        batches = make_engine().predict(as_if_trained(make_model(visualizer=False)), data_path=folder)
     predicted = {os.path.basename(path) for batch in batches for path in batch.image_path}  # noqa: PTH119
     assert predicted == {f"{index:03d}.png" for index in range(4)} | READABLE.keys()
     assert all(batch.pred_score.isfinite().all() for batch in batches)
@@ -111,7 +111,7 @@ def test_a_folder_without_a_readable_file_is_refused(tmp_path, make_engine) -> N
     write(tmp_path, FAULTY)
     loader = DataLoader(PredictDataset(tmp_path))
     with pytest.raises(ValueError, match=r"9 of 9 images cannot be read, the first is .*empty.png \(cannot identify"):
-        make_engine().predict(make_model(), dataloaders=loader)
+        make_engine().predict(as_if_trained(make_model()), dataloaders=loader)
 
 
 @pytest.mark.parametrize("name", FAULTY)
@@ -139,7 +139,7 @@ def test_validation_and_test_refuse_it_and_a_prediction_leaves_it_out(make_engin
     for action in ("validate", "test"):
         with pytest.raises(ValueError, match=sentence):
             getattr(make_engine(), action)(make_model(), datamodule=datamodule)
-    batches = make_engine().predict(make_model(visualizer=False), datamodule=datamodule)
+    batches = make_engine().predict(as_if_trained(make_model(visualizer=False)), datamodule=datamodule)
     assert sum(len(batch.image_path) for batch in batches) == 10
     assert "001.png is not predicted" in caplog.text
 
@@ -154,6 +154,6 @@ def test_orientation_tags_are_followed_nowhere(folder, make_engine) -> None:
     assert torch.equal(read["rotated.jpg"], read["stored.png"])
     scores = {
         batch.image_path[0].rsplit("/", 1)[1]: batch.pred_score
-        for batch in make_engine().predict(make_model(visualizer=False), data_path=folder)
+        for batch in make_engine().predict(as_if_trained(make_model(visualizer=False)), data_path=folder)
     }
     assert scores["rotated.jpg"] == scores["stored.png"]

@@ -44,10 +44,10 @@ def test_a_refusal_names_two_sizes_that_fit(size) -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    check_images(torch.zeros(5, 3, 8, 12), (3, 8, 12))
-    for shape in ((5, 1, 8, 12), (5, 3, 12, 8), (3, 8, 12)):
+    check_images(torch.zeros(5, 3, 8, 12), (3, 8, 12), torch.float32)
+    for shape in ((5, 2, 8, 12), (5, 3, 12, 8), (3, 8, 12)):
         with pytest.raises(ValueError, match=r"3, 8, 12.*image_size"):
-            check_images(torch.zeros(shape), (3, 8, 12))
+            check_images(torch.zeros(shape), (3, 8, 12), torch.float32)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 200), (100, 100), (1, 1), (63, 65)])

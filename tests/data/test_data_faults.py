@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
-from conftest import make_model, make_restoration
+from conftest import as_if_trained, make_model, make_restoration
 from PIL import Image
 
 
@@ -103,7 +103,7 @@ def test_masks_are_resized_with_their_images(root, make_engine) -> None:
     for size in ((40, 48), (80, 96)):
         resize_masks(root, size)
         datamodule = MVTecAD(root, "part", num_workers=0)
-        model = make_model(visualizer=False)
+        model = as_if_trained(make_model(visualizer=False))
         metrics.append(make_engine().test(model, datamodule=datamodule, verbose=False)[0])
     assert metrics[1]["pixel_AUROC"] == pytest.approx(metrics[0]["pixel_AUROC"], abs=0.02)
     assert metrics[1]["image_AUROC"] == metrics[0]["image_AUROC"]

@@ -108,6 +108,7 @@ def test_onnx_and_openvino_take_any_image_size(trained) -> None:
         assert score == pytest.approx(float(model(image).pred_score), abs=1e-4)
 
 
+@pytest.mark.parametrize("trained", [make_restoration], indirect=True)
 def test_kernels_are_constants_and_the_export_quantises(trained, tmp_path) -> None:
     """What tools that quantise or compile a graph ask for: every weight of a convolution is an initializer."""
     engine, model, datamodule = trained

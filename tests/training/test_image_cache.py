@@ -8,7 +8,7 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
-from conftest import make_model
+from conftest import as_if_trained, make_model
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
@@ -143,6 +143,6 @@ def test_what_a_training_keeps_is_2_gb_unless_said() -> None:
 def test_a_validation_and_a_test_alone_keep_nothing(make_datamodule, make_engine) -> None:
     for action in ("validate", "test"):
         engine = make_engine()
-        getattr(engine, action)(make_model(), datamodule=make_datamodule())
+        getattr(engine, action)(as_if_trained(make_model()), datamodule=make_datamodule())
         loop = getattr(engine.trainer, f"{action}_loop")
         assert not any(isinstance(loader.dataset, CachedDataset) for loader in loop._combined_loader.flattened)

@@ -108,7 +108,7 @@ def test_every_tensor_of_a_checkpoint_is_accounted_for(kind, make_datamodule, ma
     assert {name: shape for name, shape in held(content).items() if shape not in weights} == {}
 
 
-@pytest.mark.parametrize("kind", ["Daad", "DaadRestoration"])
+@pytest.mark.parametrize("kind", ["Daad"])
 def test_every_constant_of_a_graph_is_accounted_for(kind, make_datamodule, make_engine, tmp_path) -> None:
     """The graph of a trained model, in ONNX and in OpenVINO, is that of a model which saw no more than a checkpoint."""
     model, engine = KINDS[kind](), make_engine(max_epochs=2)
