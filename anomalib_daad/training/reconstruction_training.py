@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_daad.components.block_memory import BlockMemory
 from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
 from anomalib_daad.data.image_check import check_image_files
@@ -311,7 +312,9 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             return
         with evaluating(self.model):
             warn_if_astray(*self.rebuild(self._latest_images))
-            warn_if_unanswered(self.model.explain(self._latest_images).reads)
+            # What drops no more than the weights below the mean always answers.
+            if any(isinstance(memory, BlockMemory) and memory.drop_below > 1 for memory in self.model.modules()):
+                warn_if_unanswered(self.model.explain(self._latest_images).reads)
 
     def teardown(self, stage: str) -> None:
         """Forget images and scores: nothing of the data leaves with a model.

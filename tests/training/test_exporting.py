@@ -148,6 +148,7 @@ def test_onnx_is_one_file_and_says_little(tmp_path, caplog) -> None:
     assert logging.getLogger("onnxscript").level == logging.NOTSET
 
 
+@pytest.mark.parametrize("trained", [make_model], indirect=True)
 def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
     check_onnx_and_openvino(trained, input_size=(48, 40))
 
@@ -166,7 +167,6 @@ def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("trained", "compression", "tolerance"),
     [
-        (make_model, None, 1e-4),
         (make_model, CompressionType.FP16, 0.01),
         (make_model, CompressionType.INT8, 0.15),
         (make_restoration, CompressionType.INT8_PTQ, 0.3),
