@@ -36,7 +36,10 @@ _SETTINGS = (
     "pixel_sensitivity",
 )
 # Ranges and thresholds are NaN in a model that was not calibrated.
-_MAY_BE_NAN = ("post_processor.", "model.score.", "model.placement.growth")
+_MAY_BE_NAN = (
+    *("post_processor.", "model.score.", "model.placement.growth"),
+    *("model.registration.recall", "model.registration.likeness"),
+)
 
 
 def save_safetensors(model: Model, path: str | Path) -> Path:
@@ -108,7 +111,7 @@ def load_safetensors(path: str | Path) -> Model:
         msg = f"{path} was changed or damaged after it was saved; get the file again from where it came."
         raise ValueError(msg)
     model = _build(path, metadata, tensors)
-    model.load_state_dict(tensors)
+    model.load_state_dict({**model.later_state(), **tensors})
     for key, value in json.loads(metadata["post_processor"]).items():
         if key in _SETTINGS:
             setattr(model.post_processor, key, value)
@@ -124,11 +127,12 @@ def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.
             msg = f"{path} has arguments that {metadata['model']} does not know: {', '.join(sorted(unknown))}."
             raise ValueError(msg)
         with torch.device("meta"):  # takes no memory, whatever the arguments say
-            expected = model_class(**arguments).state_dict()
+            described = model_class(**arguments)
+            expected, later = described.state_dict(), described.later_state()
     except (KeyError, TypeError, RuntimeError) as error:
         msg = f"{path} does not describe a model that can be built: {error}."
         raise ValueError(msg) from error
-    for key in sorted(expected.keys() | tensors.keys()):
+    for key in sorted((expected.keys() - later.keys()) | tensors.keys()):
         ours, theirs = ((it[key].dtype, tuple(it[key].shape)) if key in it else None for it in (expected, tensors))
         if ours != theirs:
             msg = f"{path} does not fit its own description: {key} is {theirs or 'missing'}, expected {ours or 'none'}."

@@ -112,7 +112,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert first.keys() == second.keys()
     for key, value in first.items():
-        assert torch.equal(value, second[key]), key
+        torch.testing.assert_close(value, second[key], rtol=0, atol=0, equal_nan=True, msg=key)
 
 
 def raw_scores(model, datamodule, split: str) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:

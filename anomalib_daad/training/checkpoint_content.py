@@ -59,9 +59,11 @@ class CheckedCheckpoints(Module):
 
     Attributes:
         of_training_alone (frozenset[str]): Arguments that change a training and no score.
+        added_later (tuple[str, ...]): How the names of what files of earlier versions lack begin.
     """
 
     model: Any
+    added_later: ClassVar[tuple[str, ...]] = ()
     of_training_alone: ClassVar[frozenset[str]] = frozenset()
     _validated: bool
 
@@ -113,9 +115,18 @@ class CheckedCheckpoints(Module):
         """
         self._refuse_other_models(checkpoint)
         self._take_arguments(checkpoint.get("hyper_parameters", {}))
+        checkpoint["state_dict"] = {**self.later_state(), **checkpoint["state_dict"]}
         self._refuse_other_shapes(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self._validated = bool(_header(checkpoint).get("validated", True))
+
+    def later_state(self) -> dict[str, torch.Tensor]:
+        """What files of earlier versions lack, as it is in this model.
+
+        Returns:
+            dict[str, torch.Tensor]: A part of the state.
+        """
+        return {key: value for key, value in self.state_dict().items() if key.startswith(self.added_later)}
 
     @classmethod
     def _refuse_other_models(cls, checkpoint: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
 from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
 
-_OF_A_TRAINING = ("_latest_images", "_training_scores", "_game")
+_OF_A_TRAINING = ("_latest_images", "_first_images", "_training_scores", "_game")
 
 
 class TrainingLosses(NamedTuple):
@@ -89,6 +89,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
     automatic_optimization = False
     _game: GameWatch | None = None
     _latest_images: torch.Tensor | None = None
+    _first_images: list[torch.Tensor] | None = None  # of the first epoch, where a detector learns from them
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Say where an argument is that users may look for here."""

@@ -74,10 +74,13 @@ def test_peers_score_images(name) -> None:
         assert len(peers.build(name, 256)(images).pred_score) == 2
 
 
-def test_restoration_is_timed_with_and_without_the_search() -> None:
-    searched, plain = (peers.build(f"DaadRestoration{kind}", 256).placement for kind in (", in place", ""))
-    assert searched.is_known
-    assert plain is None
+def test_restoration_is_timed_in_all_ways_of_finding_parts() -> None:
+    plain, registered, searched = (
+        peers.build(f"DaadRestoration{kind}", 256) for kind in ("", ", registered", ", searched")
+    )
+    assert plain.registration is plain.placement is registered.placement is searched.registration is None
+    assert registered.registration.is_known
+    assert searched.placement.is_known
 
 
 @pytest.mark.parametrize("runtime", ["openvino-f32", "openvino", "openvino-int8"])

@@ -31,11 +31,14 @@ SMALL_CHANNELS = 24
 SEEN = 64  # pixels that DaadRestoration's networks see at least, of images that are large enough
 
 
-def _restoration(size: int, num_images: int, *, is_searched: bool) -> nn.Module:
+def _restoration(size: int, num_images: int, place: str | None = None) -> nn.Module:
     del num_images
     downscale = max((factor for factor in DOWNSCALES if size // factor >= SEEN), default=DOWNSCALES[0])
     model: Any = DaadRestoration((size, size), downscale).model
-    if is_searched:
+    if place == "registered":
+        model.registration.recall.fill_(1.0)
+        model.registration.likeness.fill_(1.0)
+    if place == "searched":
         model.placement.growth.fill_(KNOWN)
     return model
 
@@ -70,8 +73,9 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
     "DAAD+": lambda size, _: DaadModel((size, size)),
     "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
-    "DaadRestoration": partial(_restoration, is_searched=False),
-    "DaadRestoration, in place": partial(_restoration, is_searched=True),
+    "DaadRestoration": _restoration,
+    "DaadRestoration, registered": partial(_restoration, place="registered"),
+    "DaadRestoration, searched": partial(_restoration, place="searched"),
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,

@@ -39,12 +39,14 @@ from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, evaluating
 
 from .corruption import corrupt, relight
+from .light import light
 from .muon import Muon
 from .placement import random_shifts
 from .schedule import schedule
 from .torch_model import Maps, RestorationModel, Restored
 
 LAMBDA_REC = 50.0
+MOST_FOR_TEMPLATE = 512  # images, of each process
 LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that training varies
 
 
@@ -62,8 +64,9 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             Defaults to ``4``.
         base_channels (int): Channels of the autoencoder's finest scale; 32 costs half of 64 and is as good for parts
             that look alike. Defaults to ``64``.
-        placement_radius (int): Each image is judged where it is restored better, within so many pixels of what the
-            networks see, if training images have a place of their own; 0 for as it is. Defaults to ``2``.
+        placement_radius (int | None): Each image is judged where its part belongs, within so many pixels of what the
+            networks see, if training images have a place of their own; ``None`` for a tenth of what the networks see,
+            0 for as it is. Defaults to ``None``.
         learning_rate (float): Adam's learning rate at the height of its schedule, which Muon's is a multiple of.
             Defaults to ``2e-3``.
         seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, also
@@ -85,13 +88,14 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
     model: RestorationModel
     default_steps = 3000
     calibrates_on_good = True
+    added_later = ("model.registration.",)
 
     def __init__(
         self,
         image_size: tuple[int, int] = (256, 256),
         downscale: int = 4,
         base_channels: int = 64,
-        placement_radius: int = 2,
+        placement_radius: int | None = None,
         learning_rate: float = 2e-3,
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -129,6 +133,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         Returns:
             TrainingLosses: One loss; the scores are those of the images that were not corrupted.
         """
+        self._collect(images)
         seen = self.model.detail(random_shifts(images, self.model.downscale // 2))
         good = relight(seen, *LIGHT)
         corrupted, masks = corrupt(good)
@@ -147,14 +152,43 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             maps = self.model.maps(good[kept], output.restorations[kept], output.defects[kept])
         return Maps(*maps.split(1, dim=1)).scores()
 
+    def on_fit_start(self) -> None:
+        """Learn anew where parts lie, unless a training goes on."""
+        super().on_fit_start()
+        registration = self.model.registration
+        if registration is None or (self.trainer.ckpt_path is not None and registration.is_learnt):
+            return
+        registration.forget()
+        self._first_images = []
+
+    @torch.no_grad()
+    def _collect(self, images: torch.Tensor) -> None:
+        """Keep the first epoch's images, as the networks see them at equal light, for the template."""
+        if self._first_images is None or sum(map(len, self._first_images)) >= MOST_FOR_TEMPLATE:
+            return
+        seen = self.model.detail(images)
+        self._first_images.append(light(seen).take(seen))
+
+    def on_train_epoch_end(self) -> None:
+        """Learn from the first epoch where parts lie."""
+        self._learn_template()
+        super().on_train_epoch_end()
+
+    def _learn_template(self) -> None:
+        if self._first_images and self.model.registration is not None:
+            self.model.registration.learn(gather(torch.cat(self._first_images)))
+            self._first_images = None
+
     def before_calibration(self) -> None:
-        """Measure on the latest training images whether parts have a place of their own."""
-        if self.model.placement is None or self._latest_images is None:
+        """Learn from training images whether parts have a place of their own."""
+        self._learn_template()
+        search, registration = self.model.placement, self.model.registration
+        if search is None or self._latest_images is None or (registration is not None and registration.is_known):
             return
         seen = self.model.detail(self._latest_images)
         with evaluating(self.model):
-            growth = self.model.placement.measure_growth(seen, self.model.restore)
-        self.model.placement.growth.copy_(gather(growth).median())
+            growth = search.measure_growth(seen, self.model.restore)
+        search.growth.copy_(gather(growth).median())
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Restore images, as the networks see them."""

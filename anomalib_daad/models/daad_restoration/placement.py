@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-_NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 _TRIED = 3  # movements in each step of a search
 _RIDGE = 5e-4  # share of all steepness that is added to that of each direction, for parts of one direction alone
 KNOWN = 2.0  # times that the error grows by one pixel of movement, from which the place of parts counts as known
@@ -35,7 +35,7 @@ class Placed(NamedTuple):
     Attributes:
         images (torch.Tensor): Moved images, shape ``(B, C, H, W)``.
         restorations (torch.Tensor): What the network makes of them, same shape.
-        rows (torch.Tensor | None): Pixels that each was moved down, shape ``(B,)``; None where there is no search.
+        rows (torch.Tensor | None): Pixels that each was moved down, shape ``(B,)``; None where all stay.
         columns (torch.Tensor | None): Pixels that each was moved to the right, shape ``(B,)``; None likewise.
     """
 
@@ -130,9 +130,9 @@ class PlacementSearch(nn.Module):
         Returns:
             torch.Tensor: Mean error of the eight movements, divided by the error of the image itself, shape ``(B,)``.
         """
-        rows, columns = torch.tensor(_NEIGHBOURS, device=images.device).repeat(len(images), 1).unbind(dim=1)
-        moved = move(images.repeat_interleave(len(_NEIGHBOURS), dim=0), rows, columns)  # (B 8, 3, H, W)
-        errors = _errors(moved, restore(moved)).view(-1, len(_NEIGHBOURS))
+        rows, columns = torch.tensor(NEIGHBOURS, device=images.device).repeat(len(images), 1).unbind(dim=1)
+        moved = move(images.repeat_interleave(len(NEIGHBOURS), dim=0), rows, columns)  # (B 8, 3, H, W)
+        errors = _errors(moved, restore(moved)).view(-1, len(NEIGHBOURS))
         return errors.mean(dim=1) / _errors(images, restore(images)).clamp_min(1e-12)
 
 
@@ -171,22 +171,31 @@ def _errors(images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
     return (images - restorations).square().mean(dim=(1, 2, 3))
 
 
-def move(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Move each image down and to the right by whole pixels, with its borders repeated.
+def move(
+    images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ground: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Move each image down and to the right by whole pixels, with its borders repeated, or onto a ground.
 
     Args:
         images (torch.Tensor): Images or maps, shape ``(B, C, H, W)``.
         rows (torch.Tensor): Pixels down, shape ``(B,)``, integers.
         columns (torch.Tensor): Pixels to the right, shape ``(B,)``, integers.
+        ground (torch.Tensor | None): Images of the same shape, seen where a moved image has nothing to show.
+            Defaults to ``None``, the image's borders.
 
     Returns:
         torch.Tensor: Moved images, same shape.
     """
     _, channels, height, width = images.shape
-    from_rows = (torch.arange(height, device=images.device) - rows[:, None]).clamp(0, height - 1)  # (B, H)
-    from_columns = (torch.arange(width, device=images.device) - columns[:, None]).clamp(0, width - 1)  # (B, W)
-    moved = images.gather(2, from_rows[:, None, :, None].expand(-1, channels, -1, width))
-    return moved.gather(3, from_columns[:, None, None, :].expand(-1, channels, height, -1))
+    from_rows = torch.arange(height, device=images.device) - rows[:, None]  # (B, H)
+    from_columns = torch.arange(width, device=images.device) - columns[:, None]  # (B, W)
+    inner_rows, inner_columns = from_rows.clamp(0, height - 1), from_columns.clamp(0, width - 1)
+    moved = images.gather(2, inner_rows[:, None, :, None].expand(-1, channels, -1, width))
+    moved = moved.gather(3, inner_columns[:, None, None, :].expand(-1, channels, height, -1))
+    if ground is None:
+        return moved
+    is_shown = (from_rows == inner_rows)[:, None, :, None] & (from_columns == inner_columns)[:, None, None, :]
+    return torch.where(is_shown, moved, ground)
 
 
 def random_shifts(images: torch.Tensor, most: int) -> torch.Tensor:

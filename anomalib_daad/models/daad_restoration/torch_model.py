@@ -10,7 +10,7 @@ Example:
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,13 +26,16 @@ from .detail import COLOURS, Detail
 from .difference_maps import StructureMaps, relative_error
 from .light import Light, light
 from .map_standardization import MapStandardization, SettledStandardization
-from .placement import Placed, PlacementSearch
+from .placement import Placed, PlacementSearch, move
+from .template_registration import TemplateRegistration
 
 GAMMA = 0.5
 NUM_ITEMS = 500
 DOWNSCALES = (2, 4, 8)
 UNIT = 16  # pixels that the networks' image is a multiple of: the down-sampling of their autoencoder
 BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks' image
+SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
+REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
 ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
 
 
@@ -82,8 +85,10 @@ class RestorationModel(AnomalyNetwork):
         downscale (int): The networks see images so many times smaller, 2, 4 or 8, and how much detail that took away,
             see :class:`Detail`.
         base_channels (int): Channels of the autoencoder's finest scale.
-        placement_radius (int): Each image is judged where it is restored better, within so many pixels of what the
-            networks see, if training images have a place of their own, see :class:`PlacementSearch`; 0 for as it is.
+        placement_radius (int | None): Each image is judged where its part belongs, within so many pixels of what the
+            networks see, if training images have a place of their own, see :class:`TemplateRegistration` and
+            :class:`PlacementSearch`, which goes no farther than two; None for a tenth of what the networks see, 0 for
+            as it is.
 
     Raises:
         ValueError: If an argument is out of range or the size does not fit.
@@ -99,7 +104,9 @@ class RestorationModel(AnomalyNetwork):
         made="restored",
     )
 
-    def __init__(self, image_size: tuple[int, int], downscale: int, base_channels: int, placement_radius: int) -> None:
+    def __init__(
+        self, image_size: tuple[int, int], downscale: int, base_channels: int, placement_radius: int | None = None
+    ) -> None:
         super().__init__(image_size, GAMMA)
         if type(downscale) is not int or downscale not in DOWNSCALES:
             msg = f"downscale must be one of {DOWNSCALES}, got {downscale}: the networks see images so many times "
@@ -123,8 +130,18 @@ class RestorationModel(AnomalyNetwork):
         self.comparison = Comparison(self.num_scales)
         self.structure = StructureMaps()
         self.blur = GaussianBlur(BLUR * min(height, width))
-        self.placement = PlacementSearch(placement_radius) if placement_radius else None
+        radius = round(REACH * min(height, width)) if placement_radius is None else placement_radius
+        if type(radius) is not int or radius < 0:
+            msg = f"placement_radius must be a whole number of pixels, 0 for as images are, or None, got {radius}."
+            raise ValueError(msg)
+        self.registration = TemplateRegistration((height, width), radius) if radius else None
+        self.placement = PlacementSearch(min(SEARCH_RADIUS, radius)) if radius else None
         self.standardization: nn.Module = MapStandardization(len(Maps._fields), (height, width))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickle, also one of a version without registration."""
+        super().__setstate__(state)
+        self._modules.setdefault("registration", None)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
         """Restore images and compare them, as training does with corrupted ones."""
@@ -164,12 +181,18 @@ class RestorationModel(AnomalyNetwork):
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            Placed: Images as the networks see them, unmoved unless there is a search and parts have a place.
+            Placed: Images as the networks see them, unmoved unless parts have a place. What lies beyond the borders
+            of a registered image is seen as training images have it there on average.
         """
         seen = self.detail(images)
-        if self.placement is None or not self.placement.is_known:
-            return Placed(seen, self.restore(seen))
-        return self.placement(seen, self.restore)
+        if self.registration is not None and self.registration.is_known:
+            own = light(seen)
+            rows, columns = self.registration(own.take(seen))
+            placed = move(seen, rows, columns, own.give(self.registration.template))
+            return Placed(placed, self.restore(placed), rows, columns)
+        if self.placement is not None and self.placement.is_known:
+            return self.placement(seen, self.restore)
+        return Placed(seen, self.restore(seen))
 
     def maps(self, seen: torch.Tensor, restorations: torch.Tensor, defects: torch.Tensor) -> torch.Tensor:
         """Map how images and restorations differ; in training mode good images, whose maps are learnt from.
@@ -203,6 +226,10 @@ class RestorationModel(AnomalyNetwork):
         """Fix what maps are standardised by, and whether parts have a place: a graph cannot depend on it."""
         if isinstance(self.standardization, MapStandardization):
             self.standardization = SettledStandardization(self.standardization.usual())
-        if self.placement is not None:
-            self.placement.is_settled = self.placement.is_known
-            self.placement = self.placement if self.placement.is_settled else None
+        is_registered = self.registration is not None and self.registration.is_known
+        is_searched = not is_registered and self.placement is not None and self.placement.is_known
+        self.registration = self.registration if is_registered else None
+        self.placement = self.placement if is_searched else None
+        for way in (self.registration, self.placement):
+            if way is not None:
+                way.is_settled = True
