@@ -16,7 +16,7 @@ from .precision import full_precision
 
 
 class ExportableResize(nn.Module):
-    """Antialiased bilinear resize from any size; two matrix products where it is traced or not on a CPU.
+    """Antialiased bilinear resize from any size; sums of a few weighed rows where it is traced or not on a CPU.
 
     PyTorch's own ended in "CUDA error: invalid argument" on a GPU (torch 2.11, 256 to 64 pixels).
 
@@ -38,25 +38,33 @@ class ExportableResize(nn.Module):
             torch.Tensor: Resized images, shape ``(B, C, *size)``.
         """
         if torch.compiler.is_compiling():
-            return self._multiply(images)
+            return self._sum(images)
         if images.device.type == "cpu":
             return interpolate(images, self.size, mode="bilinear", antialias=True)
-        with full_precision(images):  # products would be rounded under autocast, as interpolation is not
-            return self._multiply(images)
+        with full_precision(images):  # sums would be rounded under autocast, as interpolation is not
+            return self._sum(images)
 
-    def _multiply(self, images: torch.Tensor) -> torch.Tensor:
-        """Resize images by a matrix product along each axis."""
-        for dim, size in zip((-2, -1), self.size, strict=True):
-            length = images.shape[dim]
-            if isinstance(length, int) and length == size:
-                continue
-            weights = triangle_filter(length, size, images)  # (size, length)
-            images = weights @ images if dim == -2 else images @ weights.T
+    def _sum(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize images along one axis after the other, rows first: they lie in one piece."""
+        height, width = self.size
+        return _resize_rows(_resize_rows(images, height).mT, width).mT
+
+
+def _resize_rows(images: torch.Tensor, size: int) -> torch.Tensor:
+    length = images.shape[-2]
+    if isinstance(length, int) and length == size:
         return images
+    if isinstance(length, int):  # a matrix that an export holds; products of a few hundred rows are fast
+        pixels, weights = taps(length, size, images)
+        matrix = images.new_zeros(size, length).scatter_add_(1, pixels, weights)
+        return matrix @ images
+    pixels, weights = taps(length, size, images)  # (size, T)
+    read = images.index_select(-2, pixels.flatten()).unflatten(-2, (size, -1))  # (..., size, T, W)
+    return (read * weights[..., None]).sum(dim=-2)
 
 
-def triangle_filter(length: int, size: int, like: torch.Tensor) -> torch.Tensor:
-    """Weights of an antialiased linear resize along one axis.
+def taps(length: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels that an antialiased linear resize along one axis reads, and their weights.
 
     Args:
         length (int): Pixels before.
@@ -64,10 +72,14 @@ def triangle_filter(length: int, size: int, like: torch.Tensor) -> torch.Tensor:
         like (torch.Tensor): Tensor whose dtype and device the weights take.
 
     Returns:
-        torch.Tensor: Weights, shape ``(size, length)``, each row with a sum of one.
+        tuple[torch.Tensor, torch.Tensor]: Indices and weights, each row of which has a sum of one, both of shape
+        ``(size, T)`` with ``T`` the pixels that a triangle of the resize's width can cover.
     """
     scale = torch.full((), length, dtype=like.dtype, device=like.device) / size
-    centers = (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * scale
-    pixels = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
-    weights = (1 - (pixels - centers[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
-    return weights / weights.sum(dim=1, keepdim=True)
+    support = scale.clamp_min(1)
+    centers = (torch.arange(size, dtype=like.dtype, device=like.device)[:, None] + 0.5) * scale
+    count = 2 * ((length + size - 1) // size)
+    pixels = (centers - support + 0.5).floor() + torch.arange(count, dtype=like.dtype, device=like.device)
+    weights = (1 - (pixels + 0.5 - centers).abs() / support).clamp_min(0)
+    weights = weights * ((pixels >= 0) & (pixels < length))
+    return pixels.clamp(0, length - 1).long(), weights / weights.sum(dim=1, keepdim=True)
