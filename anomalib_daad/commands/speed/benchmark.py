@@ -49,7 +49,7 @@ def speed(
         device: cpu or cuda.
         parts: Parts to run, in this order.
         models: Models of the inference tables.
-        runtimes: torch, openvino-f32, openvino (its default precision), openvino-int8.
+        runtimes: torch, onnx, openvino-f32, openvino (its default precision), openvino-int8.
         image_size: Height and width of the images at inference.
         batch_sizes: Batch sizes at inference.
         train_image_size: Height and width of the images in training.

@@ -69,7 +69,7 @@ def compare(
         with torch.no_grad():
             work = {name: limit.count_work(partial(model, images)) for name, model in built.items()}
         for runtime in names:
-            dtype = torch.float32 if runtime in {"torch", "openvino-f32"} else half  # int8 is mixed with it
+            dtype = torch.float32 if runtime in {"torch", "onnx", "openvino-f32"} else half  # int8 is mixed with it
             times = _time(runtime, built, images, seconds, device)
             for name, (operations, traffic) in work.items():
                 row: Row = {"model": name, "runtime": runtime, "size": size, "batch_size": batch_size}
@@ -114,8 +114,8 @@ def _ratio(row: Row, rows: Iterable[Row], peer: str) -> float | None:
     return None
 
 
-def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512, 768, 1024)) -> list[Row]:
-    """Time Daad and PatchCore in PyTorch as the work grows.
+def grow(seconds: float, device: str, sizes: Sequence[int] = (256, 384, 512, 768, 1024)) -> list[Row]:
+    """Time detectors in PyTorch as the work grows.
 
     Args:
         seconds (float): Time for each point.
@@ -123,21 +123,25 @@ def grow(seconds: float, device: str, sizes: Sequence[int] = (128, 256, 384, 512
         sizes (Sequence[int]): Heights and widths of images.
 
     Returns:
-        list[Row]: One row for each point of three curves: image size, memory items, training images.
+        list[Row]: One row for each point of three curves: image size, training images, memory items.
     """
 
-    def daad(size: int, num_items: int) -> nn.Module:
+    def daad(num_items: int) -> nn.Module:
         torch.manual_seed(0)
-        return for_inference(DaadModel((size, size), num_items=num_items))
+        return for_inference(DaadModel((256, 256), num_items=num_items))
 
+    ours = "DaadRestoration, registered"
     points: list[tuple[str, int, str, Callable[[], nn.Module], int]] = []
-    points += [("image size", size, "DAAD+", partial(daad, size, 500), size) for size in sizes]
-    points += [
-        ("memory items", count, "DAAD+", partial(daad, 256, count), 256) for count in (100, 250, 500, 1000, 2000, 4000)
-    ]
+    for size in sizes:
+        points += [("image size", size, name, partial(peers.build, name, size), size) for name in (ours, "PaDiM")]
     for count in (50, 100, 209, 400, 800):
-        points.append(("training images", count, "DAAD+", partial(daad, 256, 500), 256))
-        points.append(("training images", count, "PatchCore", partial(peers.build, "PatchCore", 256, count), 256))
+        points += [
+            ("training images", count, name, partial(peers.build, name, 256, count), 256)
+            for name in (ours, "PatchCore")
+        ]
+    points += [
+        ("memory items", count, "DAAD+", partial(daad, count), 256) for count in (100, 250, 500, 1000, 2000, 4000)
+    ]
     rows = []
     for curve in dict.fromkeys(point[0] for point in points):
         on_curve = [point for point in points if point[0] == curve]

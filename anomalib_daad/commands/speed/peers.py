@@ -9,6 +9,7 @@ of the given size gives them.
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from anomalib.models.image.draem.torch_model import DraemModel
@@ -17,6 +18,7 @@ from anomalib.models.image.fastflow.torch_model import FastflowModel
 from anomalib.models.image.ganomaly.torch_model import GanomalyModel
 from anomalib.models.image.padim.torch_model import PadimModel
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from anomalib.models.image.supersimplenet import torch_model as supersimplenet
 from torch import nn
 
 from anomalib_daad.components.inference import for_inference
@@ -33,7 +35,7 @@ SEEN = 64  # pixels that DaadRestoration's networks see at least, of images that
 
 def _restoration(size: int, num_images: int, place: str | None = None) -> nn.Module:
     del num_images
-    downscale = max((factor for factor in DOWNSCALES if size // factor >= SEEN), default=DOWNSCALES[0])
+    downscale = max((factor for factor in DOWNSCALES if factor <= 4 and size // factor >= SEEN), default=DOWNSCALES[0])
     model: Any = DaadRestoration((size, size), downscale).model
     if place == "registered":
         model.registration.recall.fill_(1.0)
@@ -69,19 +71,27 @@ def _efficient_ad(size: int, num_images: int) -> nn.Module:
     return model
 
 
+def _super_simple_net(size: int, num_images: int) -> nn.Module:
+    del size, num_images
+    untrained = partial(supersimplenet.TimmFeatureExtractor, pre_trained=False)  # the model has no such argument
+    with patch.object(supersimplenet, "TimmFeatureExtractor", untrained):
+        return supersimplenet.SupersimplenetModel()
+
+
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
-    "DAAD+": lambda size, _: DaadModel((size, size)),
-    "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
     "DaadRestoration": _restoration,
     "DaadRestoration, registered": partial(_restoration, place="registered"),
     "DaadRestoration, searched": partial(_restoration, place="searched"),
     "PatchCore": _patchcore,
     "PaDiM": _padim,
     "EfficientAD-S": _efficient_ad,
+    "SuperSimpleNet": _super_simple_net,
     "DRAEM": lambda *_: DraemModel(),
     "GANomaly": lambda size, _: GanomalyModel((size, size), 3, 64, 100),
     "FastFlow": lambda size, _: FastflowModel((size, size), backbone="resnet18", pre_trained=False),
+    "DAAD": lambda size, _: DaadModel((size, size), adversarial=False),
+    "DAAD+": lambda size, _: DaadModel((size, size)),
+    "DAAD+ small": lambda size, _: DaadModel((size, size), base_channels=SMALL_CHANNELS),
 }
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runtimes that inference is timed in: PyTorch, and OpenVINO at several precisions."""
+"""Runtimes that inference is timed in: PyTorch, onnxruntime, and OpenVINO at several precisions."""
 
 import logging
 import tempfile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import openvino
 
 _CONVERTED: WeakKeyDictionary[nn.Module, tuple[torch.Size, Any]] = WeakKeyDictionary()  # conversion takes long
-RUNTIMES = ("torch", "openvino-f32", "openvino", "openvino-int8")
+RUNTIMES = ("torch", "onnx", "openvino-f32", "openvino", "openvino-int8")
 
 
 def check(runtimes: list[str], device: str) -> None:
@@ -42,12 +42,13 @@ def check(runtimes: list[str], device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         msg = "PyTorch finds no CUDA device here; use --device cpu, or install a CUDA build and a driver."
         raise ValueError(msg)
-    if any(runtime.startswith("openvino") for runtime in runtimes):
+    if any(runtime != "torch" for runtime in runtimes):
         try:
             import nncf  # noqa: F401
+            import onnxruntime  # noqa: F401
             import openvino  # noqa: F401
         except ImportError as error:
-            msg = f"{error.name} is not installed, which the openvino runtimes need: pip install "
+            msg = f"{error.name} is not installed, which the other runtimes than torch need: pip install "
             msg += '"anomalib-daad[openvino]", or leave them out with --runtimes torch.'
             raise ValueError(msg) from error
 
@@ -62,6 +63,19 @@ class _Outputs(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         batch = self.model(images)
         return tuple(value for value in (batch.pred_score, batch.anomaly_map) if value is not None)
+
+
+def to_onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """Export a model to a file.
+
+    Args:
+        model (nn.Module): Model in evaluation mode.
+        images (torch.Tensor): Images of the size and batch size to export for, shape ``(B, 3, H, W)``.
+        path (Path): File to write.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    outputs = _Outputs(model).eval()
+    torch.onnx.export(outputs, (images,), str(path), dynamo=True, opset_version=18, verbose=False)
 
 
 def to_openvino(model: nn.Module, images: torch.Tensor) -> "openvino.Model":
@@ -80,9 +94,7 @@ def to_openvino(model: nn.Module, images: torch.Tensor) -> "openvino.Model":
     if shape != images.shape:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            outputs = _Outputs(model).eval()
-            torch.onnx.export(outputs, (images,), str(path), dynamo=True, opset_version=18, verbose=False)
+            to_onnx(model, images, path)
             converted = openvino.convert_model(path)
         _CONVERTED[model] = images.shape, converted
     return converted
@@ -123,8 +135,23 @@ def load(runtime: str, model: nn.Module, images: torch.Tensor, device: str = "cp
     if runtime == "torch":
         model, images = model.to(device), images.to(device)
         return torch.inference_mode()(lambda: model(images))
+    if runtime == "onnx":
+        return _load_onnx(model, images)
     request, array = compile_openvino(runtime, model, images).create_infer_request(), images.numpy()
     return lambda: request.infer([array])
+
+
+def _load_onnx(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        to_onnx(model, images, path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, inputs)
 
 
 def compile_openvino(runtime: str, model: nn.Module, images: torch.Tensor, **config: str) -> "openvino.CompiledModel":

@@ -28,6 +28,7 @@ MOMENTUM = 0.95
 RATE = 20.0  # learning rate of the orthogonalised steps, as a multiple of Adam's
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 ITERATIONS = 5
+GROUP = 128  # outputs of a kernel
 
 
 class Muon(torch.optim.Adam):
@@ -78,12 +79,16 @@ class Muon(torch.optim.Adam):
         state["step"] += 1
         state["momentum"].mul_(MOMENTUM).add_(gradient)
         direction = gradient.add(state["momentum"], alpha=MOMENTUM)
-        if weight in self._transposed:
-            direction, weight = direction.transpose(0, 1), weight.transpose(0, 1)
-        matrix = direction.flatten(1)  # (out, in · height · width)
+        # In the order that channels_last kernels have in memory, (out, height, width, in), or of transposed
+        # convolutions (in, height, width, out): no copies, and the order of a matrix's columns changes nothing.
+        pixels, is_transposed = direction.permute(0, 2, 3, 1), weight in self._transposed
+        matrix = pixels.flatten(0, 2).T if is_transposed else pixels.flatten(1)  # (out, in · height · width)
         rows, columns = matrix.shape
-        step = orthogonalize(matrix).view(direction.shape)
-        weight.add_(step, alpha=-RATE * lr * max(1.0, rows / columns) ** 0.5)
+        # Groups of outputs are orthogonalised on their own, which takes a third of the products.
+        groups = matrix.unflatten(0, (-1, GROUP)) if rows > GROUP and rows % GROUP == 0 else matrix
+        step = orthogonalize(groups).view(rows, columns)
+        step = (step.T if is_transposed else step).reshape(pixels.shape)
+        weight.permute(0, 2, 3, 1).add_(step, alpha=-RATE * lr * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
@@ -93,25 +98,25 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     products of the small side alone; all of them are symmetric and commute. All of it in float32, under autocast too.
 
     Args:
-        matrix (torch.Tensor): Shape ``(m, n)``.
+        matrix (torch.Tensor): One matrix or several, shape ``(..., m, n)``.
 
     Returns:
         torch.Tensor: Same shape.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalize(matrix.T).T
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return orthogonalize(matrix.mT).mT
     with full_precision(matrix):
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-        matrix = matrix / matrix.norm().clamp_min(1e-12)
-        gram = matrix @ matrix.T  # (m, m)
+        norm = torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(1e-12)
+        gram = matrix @ matrix.mT / norm.square()  # (..., m, m)
         product = _polynomial(gram)
         for _ in range(ITERATIONS - 1):
             product = _polynomial(product @ gram @ product) @ product
-        return product @ matrix
+        return product / norm @ matrix
 
 
 def _polynomial(gram: torch.Tensor) -> torch.Tensor:
     a, b, c = COEFFICIENTS
-    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    polynomial.diagonal().add_(a)
+    polynomial = b * gram + c * (gram @ gram)
+    polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
     return polynomial
