@@ -10,6 +10,8 @@ Example:
     >>> model = DaadRestoration()
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from .data.demo_textures import DemoTextures
 from .data.image_reading import read_image
 from .data.one_class import OneClassCIFAR10, OneClassMNIST
@@ -20,6 +22,11 @@ from .models.memae import MemAe
 from .models.mnad import Mnad
 from .registration import MODELS, register
 from .safetensors_file import load_safetensors, save_safetensors
+
+try:
+    __version__ = version("anomalib-daad")
+except PackageNotFoundError:  # a copy of the folder, not an installation
+    __version__ = "unknown"
 
 register()
 refuse_earlier_exports()
@@ -37,3 +44,7 @@ __all__ = [
     "read_image",
     "save_safetensors",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

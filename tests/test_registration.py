@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BORROWED = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-SOURCES = ("anomalib_daad", "hook", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("anomalib_daad", "configs", "hook", "pyproject.toml", "README.md", "LICENSE")
 
 USE_EVERY_NAME = """
     import contextlib, io, sys, yaml
@@ -157,6 +157,13 @@ def installed(tmp_path_factory, wheel) -> Environment:
 
 def test_anomalib_knows_every_name(installed) -> None:
     installed.run_script(USE_EVERY_NAME, str(installed.site_packages))
+
+
+def test_configurations_are_in_the_wheel(installed) -> None:
+    script = "import sys; sys.argv = ['anomalib-daad', 'config', 'daad_cpu']\n"
+    script += "from anomalib_daad.commands.command_line import main; main()"
+    printed = installed.run("-W", "ignore", "-c", script)
+    assert (ROOT / "configs" / "daad_cpu.yaml").read_text() in printed
 
 
 def test_spawned_workers_know_the_model(installed) -> None:

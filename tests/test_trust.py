@@ -20,7 +20,7 @@ from anomalib_daad.commands.compare.data import ComparedData
 from anomalib_daad.commands.compare.finding import Finding
 from anomalib_daad.commands.compare.report import load
 from anomalib_daad.commands.compare.trial import Trial
-from anomalib_daad.commands.inspect.checkpoint import load_model
+from anomalib_daad.commands.shared.trained_model import load_model
 
 MODELS = {
     "daad_plus": make_model,

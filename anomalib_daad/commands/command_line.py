@@ -11,8 +11,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, auto_cli
 
+from anomalib_daad import __version__
 from anomalib_daad.commands.compare.compare_models import compare
+from anomalib_daad.commands.configurations import config
 from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
+from anomalib_daad.commands.judge.judge_images import judge
 from anomalib_daad.commands.reproduce.command import reproduce
 from anomalib_daad.commands.speed.benchmark import speed
 
@@ -23,7 +26,12 @@ POSITIONAL: dict[str, dict[str, Any]] = {
         "metavar": "CHECKPOINT",
         "help": "Lightning checkpoints of models of this package; the first is inspected, all are compared.",
     },
+    "model": {"type": Path, "metavar": "MODEL", "help": "Checkpoint, safetensors file or export."},
+    "name": {"nargs": "?", "metavar": "NAME", "help": "Configuration; all are listed without."},
     "table": {"metavar": "TABLE", "help": "table2, table3, table4 or table5."},
+}
+SECOND: dict[str, dict[str, Any]] = {
+    "images": {"type": Path, "metavar": "IMAGES", "help": "Image, or a folder with all its subfolders."},
 }
 
 
@@ -41,11 +49,14 @@ class CommandParser(ArgumentParser):
         Returns:
             list[str]: Names of the arguments.
         """
-        first = next(iter(signature(function).parameters))
+        parameters = signature(function).parameters
+        first = next(iter(parameters))
         if first not in POSITIONAL:
             return super().add_function_arguments(function, *args, **kwargs)
-        self.add_argument(first, **POSITIONAL[first])
-        return super().add_function_arguments(function, *args, **{**kwargs, "skip": {first}})
+        places = [first, *(SECOND.keys() & parameters.keys() if first == "model" else ())]
+        for name in places:
+            self.add_argument(name, **(POSITIONAL | SECOND)[name])
+        return super().add_function_arguments(function, *args, **{**kwargs, "skip": set(places)})
 
 
 def plain_options(arguments: list[str], command: Callable) -> list[str]:
@@ -85,8 +96,19 @@ def plain_options(arguments: list[str], command: Callable) -> list[str]:
 
 def main() -> None:
     """Run a command; bad input is one line on standard error and exit status 2."""
-    commands: dict[str, Any] = {"compare": compare, "inspect": inspect, "reproduce": reproduce, "speed": speed}
+    commands: dict[str, Any] = {
+        "judge": judge,
+        "compare": compare,
+        "configuration": config,
+        "inspect": inspect,
+        "reproduce": reproduce,
+        "speed": speed,
+    }
     name, *rest = sys.argv[1:] or [""]
+    name = "configuration" if name == "config" else name  # which is an option of jsonargparse's own
+    if name == "--version":
+        sys.stdout.write(f"anomalib-daad {__version__}\n")
+        return
     arguments = [name, *plain_options(rest, commands[name])] if name in commands else None
     try:
         auto_cli(

@@ -35,12 +35,14 @@ from .checkpoint_file import write_whole_checkpoints
 from .distributed import average
 from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
+from .good_images_alone import GoodImagesAlone
 from .image_cache import ImageCache
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
 from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
+from .time_left import TimeLeft
 
 _OF_A_TRAINING = ("_latest_images", "_first_images", "_training_scores", "_game")
 
@@ -148,15 +150,16 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         return evaluation.configure_evaluator()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add an image cache, unless the trainer has its own, and what keeps the process's random numbers.
+        """Add an image cache, time left, tests of good images, and what keeps random numbers, where there are none.
 
         Returns:
             Sequence[Callback]: Callbacks.
         """
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         others = [] if self._trainer is None else self.trainer.callbacks
-        ours = [kind() for kind in (ImageCache, KeepRandomState) if not any(isinstance(it, kind) for it in others)]
-        return [*callbacks, *ours]
+        kinds = (ImageCache, KeepRandomState, TimeLeft)
+        ours = [kind() for kind in kinds if not any(isinstance(it, kind) for it in others)]
+        return [*callbacks, *ours, GoodImagesAlone()]  # after the post-processor, which gives the verdicts it counts
 
     def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Judge images, as anomalib's models do.

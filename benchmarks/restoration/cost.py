@@ -2,7 +2,8 @@
 
 """What presets cost per image, all in turn: random weights, images of 256 px, which each resizes to its own size.
 
-A preset that searches for the place of parts is measured without the search, as for textures, and with it. On a GPU
+A preset that looks for the place of parts is measured without, as for textures, with parts registered to the mean of
+the training images, and with parts searched for by restorations. On a GPU
 there is PyTorch alone, in float32 with convolutions as PyTorch sets them, and no OpenVINO.
 
 Example:
@@ -38,8 +39,11 @@ def main() -> None:
     for it in contestants:
         model = models[it.name] = it.build(it.image_size or IMAGE_SIZE, seed=0).eval()
         if getattr(model.model, "placement", None) is not None:
-            models[f"{it.name}, parts in place"] = searching = copy.deepcopy(model)
-            searching.model.placement.growth.fill_(KNOWN)
+            models[f"{it.name}, registered"] = registered = copy.deepcopy(model)
+            registered.model.registration.recall.fill_(1.0)
+            registered.model.registration.likeness.fill_(1.0)
+            models[f"{it.name}, searched"] = searched = copy.deepcopy(model)
+            searched.model.placement.growth.fill_(KNOWN)
     with TemporaryDirectory() as root:
         folders = {name: Path(root, name) for name in models} if arguments.device == "cpu" else {}
         for name, folder in folders.items():

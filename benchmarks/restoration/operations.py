@@ -87,11 +87,18 @@ def main() -> None:
         total = sum((count_step(model, images, optimizer) for _ in range(STEPS)), Counter())
         row: Row = {"configuration": path.stem, **{name: round(value / STEPS) for name, value in total.items()}}
         row["step"] = sum(row[name] for name in total if name != "scores")
-        for name, growth in (("image", 1.0), ("image_in_place", 10.0)):
-            model.model.placement.growth.fill_(growth)
-            network = model.inference_model()
+        network = model.model
+        for name, recall, growth in (
+            ("image", 0.0, 1.0),
+            ("image_registered", 1.0, 1.0),
+            ("image_searched", 0.0, 10.0),
+        ):
+            network.registration.recall.fill_(recall)
+            network.registration.likeness.fill_(recall)
+            network.placement.growth.fill_(growth)
+            inference = model.inference_model()
             with torch.no_grad(), Count() as count:
-                network(images[:1])
+                inference(images[:1])
             row[name] = count.operations
         rows.append(row)
     write_table(rows, arguments.output)

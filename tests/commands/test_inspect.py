@@ -28,7 +28,6 @@ from anomalib_daad import MODELS, Daad, MemAe, Mnad
 from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.inspect import scores
 from anomalib_daad.commands.inspect.answers import answer
-from anomalib_daad.commands.inspect.checkpoint import load_model, name_divisions
 from anomalib_daad.commands.inspect.images import InspectedImages
 from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
 from anomalib_daad.commands.inspect.memory import draw_memories, place, strongest_items
@@ -44,6 +43,7 @@ from anomalib_daad.commands.inspect.observation import (
 )
 from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
 from anomalib_daad.commands.shared.picture import Omission
+from anomalib_daad.commands.shared.trained_model import load_model, name_divisions
 from anomalib_daad.components.fused_score import FusedScore
 from anomalib_daad.models.daad_restoration.placement import KNOWN, move
 from anomalib_daad.training.checkpoint_content import FORMAT, KEY

@@ -10,9 +10,9 @@ from rich import print as rich_print
 from anomalib_daad.commands.shared import html_page
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.picture import STYLE, Omission, Picture
+from anomalib_daad.commands.shared.trained_model import load_model, name_divisions
 from anomalib_daad.registration import Model
 
-from .checkpoint import load_model, name_divisions
 from .images import InspectedImages
 from .memory import draw_memories
 from .observation import Observations, observe

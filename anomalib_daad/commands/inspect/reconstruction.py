@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from anomalib_daad.commands.shared.picture import WIDTH, Picture, bare
+from anomalib_daad.commands.shared.trained_model import name_divisions
 from anomalib_daad.registration import Model
 
-from .checkpoint import name_divisions
 from .images import InspectedImage, InspectedImages
 from .observation import Observations, choose, look
 

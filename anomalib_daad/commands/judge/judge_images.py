@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of all images of a folder: a table, a file, and a page to look at."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anomalib.data.utils.image import is_image_file
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from anomalib_daad.commands.shared.output_folder import prepare_folder
+from anomalib_daad.commands.shared.templates import render
+from anomalib_daad.data.image_check import is_deep_gray, is_garbled
+from anomalib_daad.error_message import first_line
+
+from . import pictures
+from .judge import Judge, Judgement, open_judge
+from .scores_file import DEFECTIVE, GOOD, UNREADABLE, Score, ScoresFile
+
+logger = logging.getLogger(__name__)
+SHOWN = 20  # lines of the table on the terminal
+ON_PAGE = 200  # images
+BYTES = 4_500_000  # of the page's pictures, in base64
+_SIDES = {50: 448, 100: 320, ON_PAGE: 224}  # pixels of a picture, by the number of images
+
+
+def judge(
+    model: Path,
+    images: Path,
+    output: Path = Path("judgement"),
+    threshold: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Judge images: a table on the terminal, scores.csv, and index.html with the oddest images.
+
+    The page shows up to 200 images, the highest scores first: the image, what the model expected in its place, and the
+    image with what is odd coloured and outlined. An interrupted command goes on where it stopped.
+
+    Args:
+        model: Checkpoint or safetensors file of a model of this package, or an export (ONNX, OpenVINO, PyTorch) of any
+            of anomalib's models.
+        images: Image, or a folder that is searched with all its subfolders.
+        output: Folder for scores.csv and index.html.
+        threshold: Scores above it are defective; the model's own threshold, 0.5, if not given.
+        overwrite: Judge all images again.
+
+    Raises:
+        ValueError: If the model or the images are not there, or the output holds other scores.
+        OSError: If the output folder cannot be written to.
+    """
+    files, root = _find(images)
+    prepare_folder(output)
+    settings = {"model": _identity(model), "images": str(root.resolve()), "threshold": str(threshold)}
+    table = ScoresFile(output, settings, overwrite)
+    opened = open_judge(model)
+    done = {score.file for score in table.read()}
+    waiting = [path for path in files if path.relative_to(root).as_posix() not in done]
+    with table:
+        for path in _tracked(waiting, "Judging"):
+            table.add(_judge(opened, path, path.relative_to(root).as_posix(), threshold))
+    wanted = {path.relative_to(root).as_posix() for path in files}
+    scores = sorted((it for it in table.read() if it.file in wanted), key=_rank)
+    _print(scores, table.path)
+    page = output / "index.html"
+    cards = list(_cards(opened, scores, root))
+    render("judgement.html", page, **_summary(scores, model, root, threshold), cards=cards)
+    Console().print(f"Page: {page}")
+
+
+def _find(images: Path) -> tuple[list[Path], Path]:
+    """Image files, and the folder that they are named below."""
+    if images.is_file():
+        return [images], images.parent
+    if not images.is_dir():
+        msg = f"There is no image or folder {images}."
+        raise ValueError(msg)
+    files = sorted(path for path in images.rglob("*") if path.is_file() and is_image_file(path))
+    if not files:
+        msg = f"There are no images in {images}: give a folder with PNG, JPEG, BMP or TIFF files."
+        raise ValueError(msg)
+    return files, images
+
+
+def _identity(model: Path) -> str:
+    """Tell a model's file from others, also from one of the same name that was trained anew."""
+    if not model.is_file():
+        return str(model)
+    about = model.stat()
+    return f"{model.resolve()} ({about.st_size} bytes of {about.st_mtime_ns})"
+
+
+def _tracked(items: list[Any], what: str) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        yield from progress.track(items, description=what)
+
+
+def _read(path: Path) -> np.ndarray:
+    """Read an image as training reads it.
+
+    Raises:
+        ValueError: If training would refuse it.
+    """
+    try:
+        with Image.open(path) as image:
+            is_deep = is_deep_gray(image) or is_garbled(image)
+            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+    except Exception as error:  # what Pillow raises on a bad file is not one family
+        raise ValueError(first_line(error)) from error
+    if is_deep:
+        msg = "more than 8 bits a pixel: save it with 8 bits, scaled as the training images were"
+        raise ValueError(msg)
+    return pixels
+
+
+def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Score:
+    try:
+        image = _read(path)
+    except ValueError as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return Score(name, None, UNREADABLE, note=str(error))
+    found = opened.judge(image)
+    place = (None, None) if found.anomaly_map is None else pictures.strongest(found.anomaly_map, image.shape[:2])
+    return Score(name, found.score, DEFECTIVE if _is_defective(found, threshold) else GOOD, *place)
+
+
+def _is_defective(found: Judgement, threshold: float | None) -> bool:
+    if threshold is None and found.is_defective is not None:
+        return found.is_defective
+    return not found.score <= (pictures.THRESHOLD if threshold is None else threshold)  # NaN is no good score
+
+
+def _rank(score: Score) -> tuple[float, str]:
+    """Unreadable files first, then the highest scores."""
+    return (-np.inf if score.score is None else -score.score, score.file)
+
+
+def _print(scores: list[Score], path: Path) -> None:
+    table = Table("file", "score", "verdict", "where (x, y)")
+    for score in scores[:SHOWN]:
+        place = "" if score.x is None else f"{score.x}, {score.y}"
+        shown = "" if score.score is None else f"{score.score:.3f}"
+        table.add_row(score.file, shown, score.verdict, place)
+    console = Console()
+    console.print(table)
+    left = f", {len(scores) - SHOWN} more in" if len(scores) > SHOWN else ":"
+    console.print(f"{_verdict(scores)}{left} {path}")
+
+
+def _verdict(scores: list[Score]) -> str:
+    defective = sum(score.verdict == DEFECTIVE for score in scores)
+    unreadable = sum(score.verdict == UNREADABLE for score in scores)
+    text = f"{defective} of {len(scores) - unreadable} images are defective"
+    return text + (f"; {unreadable} cannot be read" if unreadable else "")
+
+
+def _summary(scores: list[Score], model: Path, root: Path, threshold: float | None) -> dict[str, Any]:
+    readable = [score for score in scores if score.score is not None]
+    return {
+        "title": f"{root.resolve().name}: {_verdict(scores)}",
+        "facts": {
+            "Model": str(model),
+            "Images": f"{len(scores)} in {root}",
+            "Threshold": f"{pictures.THRESHOLD if threshold is None else threshold:g}"
+            + (", the model's own" if threshold is None else ""),
+        },
+        "total": len(readable),
+        "unreadable": [score for score in scores if score.score is None],
+    }
+
+
+def _cards(opened: Judge, scores: list[Score], root: Path) -> Iterator[dict[str, Any]]:
+    """Pictures of the highest scores, judged anew: those of all images would not fit memory."""
+    chosen = [score for score in scores if score.score is not None][:ON_PAGE]
+    side = next(pixels for most, pixels in _SIDES.items() if len(chosen) <= most)
+    used = 0
+    for score in _tracked(chosen, "Drawing"):
+        try:
+            image = _read(root / score.file)
+        except ValueError:  # it is gone since it was judged
+            continue
+        found, expected = opened.judge(image), opened.expect(image)
+        shown = [("the image", image)]
+        if expected is not None:
+            shown.append(("what the model expected", expected))
+        if found.anomaly_map is not None:
+            shown.append(("what is odd", pictures.highlight(image, found.anomaly_map)))
+        views = [{"what": what, "address": pictures.embed(picture, side)} for what, picture in shown]
+        used += sum(len(view["address"]) for view in views)
+        if used > BYTES:
+            return
+        yield {"score": score, "is_defective": score.verdict == DEFECTIVE, "views": views}

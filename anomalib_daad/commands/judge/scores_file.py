@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The table of scores, which grows by a line an image: what was judged is not judged again after an interruption."""
+
+import csv
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from anomalib_daad.commands.shared.output_folder import write_text
+
+GOOD, DEFECTIVE, UNREADABLE = "good", "defective", "unreadable"
+
+
+class Score(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        file (str): Path below the folder of images.
+        score (float | None): Anomaly score; None for a file that cannot be read.
+        verdict (str): ``"good"``, ``"defective"`` or ``"unreadable"``.
+        x (int | None): Column of the strongest point, in pixels of the image.
+        y (int | None): Its row.
+        note (str): Why a file cannot be read.
+    """
+
+    file: str
+    score: float | None
+    verdict: str
+    x: int | None = None
+    y: int | None = None
+    note: str = ""
+
+
+class ScoresFile:
+    """Table of scores that goes on where it was left.
+
+    Args:
+        folder (Path): Folder, which exists; gets ``scores.csv`` and ``judged_with.json``.
+        settings (dict[str, str]): What the scores depend on.
+        overwrite (bool): Start anew.
+
+    Attributes:
+        path (Path): The table.
+
+    Raises:
+        ValueError: If the folder holds scores of other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str], overwrite: bool) -> None:
+        self.path = folder / "scores.csv"
+        note = folder / "judged_with.json"
+        if overwrite:
+            self.path.unlink(missing_ok=True)
+        before = json.loads(note.read_text(encoding="utf-8")) if note.exists() and self.path.exists() else settings
+        if before != settings:
+            changed = ", ".join(key for key in settings if before.get(key) != settings[key])
+            msg = f"{folder} holds scores of another {changed}: give another --output, or --overwrite to lose them."
+            raise ValueError(msg)
+        write_text(note, json.dumps(settings, indent=1))
+        if not self.path.exists():
+            write_text(self.path, ",".join(Score._fields) + "\n")
+        self._drop_half_a_line()
+
+    def _drop_half_a_line(self) -> None:
+        """A process that was killed may have written a part of its last line."""
+        with self.path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+    def __enter__(self) -> "ScoresFile":
+        """Open the table."""
+        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        self._file.close()
+
+    def add(self, score: Score) -> None:
+        """Add a line.
+
+        Args:
+            score (Score): The line.
+        """
+        values = score._replace(score=None if score.score is None else float(f"{score.score:.6g}"))
+        self._writer.writerow(["" if value is None else value for value in values])
+        self._file.flush()
+
+    def read(self) -> list[Score]:
+        """Read all lines.
+
+        Returns:
+            list[Score]: The lines, in the order in which images were judged.
+        """
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Score(
+                file=row["file"],
+                score=float(row["score"]) if row["score"] else None,
+                verdict=row["verdict"],
+                x=int(row["x"]) if row["x"] else None,
+                y=int(row["y"]) if row["y"] else None,
+                note=row["note"],
+            )
+            for row in rows
+        ]

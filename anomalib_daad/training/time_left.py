@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""How long a whole training will still take; Lightning's bar tells it of an epoch."""
+
+import logging
+import math
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+HOUR = 3600.0
+_WARM_UP = 2  # steps that take longer than others
+_SURE = 20.0  # seconds after which a long training is told of
+
+
+class TimeLeft(Callback):
+    """Shows the minutes that a training has left, and warns of one that takes more than an hour."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._from = self._shown = 0.0
+        self._is_told = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count.
+
+        Args:
+            trainer (Trainer): Not used.
+            pl_module (LightningModule): Not used.
+        """
+        del trainer, pl_module
+        self._seen, self._is_told = 0, False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Estimate what is left from the steps so far.
+
+        Args:
+            trainer (Trainer): Trainer.
+            pl_module (LightningModule): Model.
+            args: Not used.
+        """
+        del args
+        self._seen += 1
+        now = time.monotonic()
+        if self._seen <= _WARM_UP:
+            self._from = now
+            return
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        if not math.isfinite(left):
+            return
+        seconds = (now - self._from) / (self._seen - _WARM_UP) * max(0.0, left)
+        pl_module.log("min_left", round(seconds / 60, 1), prog_bar=True, logger=False)
+        if now - self._from > _SURE and not self._is_told:
+            self._is_told = True
+            if seconds > HOUR:
+                logger.warning(
+                    "This training will take about %.1f hours on this machine: %d steps. A shorter one: "
+                    "--trainer.max_steps 3000, smaller images, fewer channels, or --model DaadRestoration.",
+                    seconds / HOUR,
+                    round(left + self._seen),
+                )

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Images judged by a checkpoint and by its exports: table, file and page."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from conftest import make_restoration
+from PIL import Image
+
+from anomalib_daad import save_safetensors
+from anomalib_daad.commands.command_line import main
+from anomalib_daad.commands.judge import judge_images, pictures
+from anomalib_daad.commands.judge.judge import TrainedJudge, open_judge
+from anomalib_daad.commands.judge.judge_images import judge
+
+ODD = '<b>&"1".png'
+
+
+@pytest.fixture(scope="module")
+def trained(data_root, tmp_path_factory) -> dict[str, Path]:
+    """A model that was trained for two epochs, as a checkpoint and as exports."""
+    folder = tmp_path_factory.mktemp("trained")
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=2, enable_progress_bar=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        model = make_restoration()
+        engine.fit(model, datamodule=MVTecAD(root=data_root, category="part", train_batch_size=4, num_workers=0))
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    files = {"checkpoint": folder / "model.ckpt", "onnx": model.to_onnx(folder / "onnx")}
+    files["openvino"] = Path(model.to_openvino(folder / "openvino"))
+    files["safetensors"] = save_safetensors(model, folder / "model.safetensors")
+    return files
+
+
+@pytest.fixture
+def parts(data_root, tmp_path) -> Path:
+    """Twelve images in two folders, one with a name that HTML must not read."""
+    folder = tmp_path / "parts"
+    for kind in ("good", "bar"):
+        shutil.copytree(data_root / "part" / "test" / kind, folder / kind)
+    first = next(iter(sorted((folder / "bar").iterdir())))
+    first.rename(first.with_name(ODD))
+    return folder
+
+
+def rows(output: Path) -> dict[str, dict[str, str]]:
+    with (output / "scores.csv").open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def predicted(checkpoint: Path, parts: Path) -> dict[str, tuple[float, bool]]:
+    engine = Engine(accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
+    model = make_restoration(visualizer=False)
+    batches = engine.predict(model, data_path=parts, ckpt_path=checkpoint)
+    return {
+        Path(path).relative_to(parts).as_posix(): (float(score), bool(label))
+        for batch in batches
+        for path, score, label in zip(batch.image_path, batch.pred_score, batch.pred_label, strict=True)
+    }
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "safetensors", "onnx", "openvino"])
+def test_scores_and_verdicts_are_those_of_anomalibs_prediction(trained, parts, tmp_path, kind) -> None:
+    judge(trained[kind], parts, tmp_path / "out")
+    expected, found = predicted(trained["checkpoint"], parts), rows(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert len(found) > 8
+    for name, (score, label) in expected.items():
+        assert float(found[name]["score"]) == pytest.approx(score, abs=1e-4)
+        if abs(score - 0.5) > 1e-3:
+            assert found[name]["verdict"] == ("defective" if label else "good")
+
+
+def test_the_place_is_the_maps_strongest_point(trained, parts, tmp_path) -> None:
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    opened = open_judge(trained["checkpoint"])
+    for name, row in rows(tmp_path / "out").items():
+        image = np.asarray(Image.open(parts / name).convert("RGB"), np.float32) / 255
+        heat = opened.judge(image).anomaly_map
+        peak = np.unravel_index(heat.argmax(), heat.shape)
+        for place, index, side, length in zip((row["y"], row["x"]), peak, image.shape, heat.shape, strict=False):
+            assert int(place) <= (index + 0.5) / length * side < int(place) + 1
+
+
+def test_a_threshold_of_the_users_decides(trained, parts, tmp_path) -> None:
+    judge(trained["checkpoint"], parts, tmp_path / "all", threshold=-1.0)
+    judge(trained["checkpoint"], parts, tmp_path / "none", threshold=2.0)
+    assert {row["verdict"] for row in rows(tmp_path / "all").values()} == {"defective"}
+    assert {row["verdict"] for row in rows(tmp_path / "none").values()} == {"good"}
+
+
+def test_files_that_cannot_be_read_are_named_and_stop_nothing(trained, parts, tmp_path, capsys) -> None:
+    (parts / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(parts / "deep.png")
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert {name for name, row in found.items() if row["verdict"] == "unreadable"} == {"broken.png", "deep.png"}
+    assert "more than 8 bits" in found["deep.png"]["note"]
+    assert sum(bool(row["score"]) for row in found.values()) == len(found) - 2
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "deep.png: more than 8 bits" in page
+    assert "2 cannot be read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_interrupted_goes_on(trained, parts, tmp_path, monkeypatch) -> None:
+    whole, output, judged = tmp_path / "whole", tmp_path / "out", []
+    judge(trained["checkpoint"], parts, whole)
+    original = TrainedJudge.judge
+
+    def three(self, image):
+        judged.append(image)
+        if len(judged) == 4:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(TrainedJudge, "judge", three)
+    with pytest.raises(KeyboardInterrupt):
+        judge(trained["checkpoint"], parts, output)
+    assert len(rows(output)) == 3
+    with (output / "scores.csv").open("a") as file:
+        file.write("good/half a li")  # killed while it wrote
+    monkeypatch.setattr(TrainedJudge, "judge", lambda self, image: judged.append(image) or original(self, image))
+    monkeypatch.setattr(judge_images, "_cards", lambda *_: [])  # they are judged again for their pictures
+    judged.clear()
+    judge(trained["checkpoint"], parts, output)
+    assert len(judged) == len(rows(whole)) - 3
+    assert rows(output) == rows(whole)
+    judged.clear()
+    judge(trained["checkpoint"], parts, output)
+    assert not judged
+
+
+def test_scores_of_another_model_are_not_mixed(trained, parts, tmp_path) -> None:
+    output = tmp_path / "out"
+    judge(trained["checkpoint"], parts, output)
+    before = (output / "scores.csv").read_text()
+    with pytest.raises(ValueError, match=r"scores of another model.*--overwrite"):
+        judge(trained["onnx"], parts, output)
+    with pytest.raises(ValueError, match="scores of another threshold"):
+        judge(trained["checkpoint"], parts, output, threshold=0.3)
+    assert (output / "scores.csv").read_text() == before
+    judge(trained["onnx"], parts, output, overwrite=True)
+    assert "onnx" in json.loads((output / "judged_with.json").read_text())["model"]
+
+
+class Page(HTMLParser):
+    """What a page shows, in order, and what it refers to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.texts, self.addresses, self.tags = [], [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "action"}]
+
+    def handle_data(self, data) -> None:
+        self.texts.append(data.strip())
+
+
+def test_the_page_shows_the_oddest_first_and_needs_nothing_else(trained, parts, tmp_path) -> None:
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    page, found = Page(tmp_path / "out" / "index.html"), rows(tmp_path / "out")
+    order = sorted(found, key=lambda name: -float(found[name]["score"]))
+    assert [text for text in page.texts if text in found] == order
+    assert f"bar/{ODD}" in order
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert len(page.addresses) == 3 * len(found)  # image, expected, odd
+    assert not {"script", "link", "b>"} & set(page.tags)
+    assert (tmp_path / "out" / "index.html").stat().st_size < 5e6
+
+
+def test_an_export_has_no_expected_picture(trained, parts, tmp_path) -> None:
+    judge(trained["onnx"], parts, tmp_path / "out")
+    assert len(Page(tmp_path / "out" / "index.html").addresses) == 2 * len(rows(tmp_path / "out"))
+
+
+def test_a_page_stays_small(trained, parts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(judge_images, "BYTES", 12_000)
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    page, count = Page(tmp_path / "out" / "index.html"), len(rows(tmp_path / "out"))
+    shown = len(page.addresses) // 3
+    assert 0 < shown < count
+    assert any(f"The {shown} highest scores of {count}" in text for text in page.texts)
+
+
+def test_colour_lies_on_what_is_odd_alone() -> None:
+    image = np.random.default_rng(0).random((40, 60, 3)).astype(np.float32)
+    heat = np.full((20, 30), 0.2, np.float32)
+    np.testing.assert_allclose(pictures.highlight(image, heat), 255 * image, atol=1)
+    heat[8:12, 20:26] = 0.9
+    drawn = pictures.highlight(image, heat)
+    changed = np.abs(drawn - 255 * image).max(axis=2) > 1
+    assert changed[16:24, 40:52].mean() > 0.95
+    changed[12:28, 36:56] = False
+    assert not changed.any()
+    inside, outline = drawn[18:22, 44:48].reshape(-1, 3).mean(axis=0), drawn[15:25, 38:54].reshape(-1, 3)
+    assert inside[0] > inside[2]  # red
+    assert (outline == (200, 0, 0)).all(axis=1).any()
+
+
+def run(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["anomalib-daad", *map(str, arguments)])
+    main()
+
+
+def test_the_command_takes_model_and_images_by_their_place(trained, parts, tmp_path, monkeypatch, capsys) -> None:
+    run(monkeypatch, "judge", trained["checkpoint"], parts, "--output", tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert len(rows(tmp_path / "out")) > 8
+    assert re.search(r"\d+ of \d+ images are defective", printed)
+    assert "good/" in printed
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "said"),
+    [
+        ("gone.ckpt", "parts", "There is no model gone.ckpt"),
+        ("model.bin", "parts", "give model.xml"),
+        ("model.pt", "parts", "TRUST_REMOTE_CODE=1"),
+        ("model.xml", "parts", "no export that can be opened"),
+        ("text.ckpt", "parts", "text.ckpt"),
+        ("checkpoint", "gone", "There is no image or folder gone"),
+        ("checkpoint", "empty", "There are no images in empty"),
+    ],
+)
+def test_bad_input_is_one_line(trained, parts, tmp_path, monkeypatch, capsys, model, images, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    (tmp_path / "empty").mkdir()
+    for name in ("model.bin", "model.pt", "model.xml", "text.ckpt"):
+        (tmp_path / name).write_text("nothing")
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, "judge", trained.get(model, model), images)
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1]
+    assert lines[-1].startswith("anomalib-daad: error:")
+    assert os.path.isdir(parts)  # noqa: PTH112
