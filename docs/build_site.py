@@ -10,6 +10,7 @@ Example:
 """
 
 import argparse
+import logging
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
     *("docs/**/*", "configs/*", "benchmarks/**/*", "anomalib_daad/models/*/*"),
+    "anomalib_daad/components/*",
 )
 CONFIGURATION = """
 site_name: anomalib-daad
@@ -75,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("site"))
     output = parser.parse_args().output.resolve()
+    logging.basicConfig(format="%(levelname)s %(message)s")
     with TemporaryDirectory() as folder:
         pages = Path(folder, "pages")
         for pattern in SHOWN:
