@@ -37,6 +37,7 @@ from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unan
 from .exporting import RewrittenExports
 from .good_images_alone import GoodImagesAlone
 from .image_cache import ImageCache
+from .judgement_pictures import JudgementVisualizer
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
 from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
@@ -148,6 +149,15 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             Evaluator: Evaluator.
         """
         return evaluation.configure_evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> JudgementVisualizer:
+        """Configure pictures of tests and predictions.
+
+        Returns:
+            JudgementVisualizer: Visualizer.
+        """
+        return JudgementVisualizer()
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add an image cache, time left, tests of good images, and what keeps random numbers, where there are none.

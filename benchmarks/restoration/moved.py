@@ -4,17 +4,19 @@
 
 All test images, good and defective, are moved by some pixels, each in another of eight directions, with their borders
 repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE`` for each checkpoint: ``Daad``,
-``Patchcore``, ``Padim`` or another model of anomalib.
+``Patchcore``, ``Padim`` or another model of anomalib. A ``DaadRestoration`` can also be told how to find parts:
+``registered``, ``searched`` or ``unmoved``, in place of what its training images decided.
 
 Example:
-    python benchmarks/restoration/moved.py Daad:bottle:bottle.ckpt --root datasets/MVTecAD --output moved.csv \
-        --pixels 0 2 4 8
+    python benchmarks/restoration/moved.py DaadRestoration:bottle:bottle.ckpt --root datasets/MVTecAD \
+        --output moved.csv --pixels 0 8 16 24 --ways registered searched unmoved
 """
 
 import argparse
 import os
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import anomalib.models
 import torch
@@ -29,6 +31,7 @@ from anomalib_daad.models.daad_restoration.placement import move
 
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 MASK_SIZE = 128
+WAYS = ("as trained", "registered", "searched", "unmoved")
 
 
 @torch.no_grad()
@@ -48,24 +51,40 @@ def judge(model: torch.nn.Module, datamodule: MVTecAD, pixels: int) -> Row:
     return {"image_AUROC": round(image_auroc, 4), **measure_pixels(torch.cat(maps), torch.cat(masks))}
 
 
+def tell(model: Any, way: str) -> None:
+    """Tell a DaadRestoration how to find parts."""
+    network = model.model
+    if way == "as trained":
+        return
+    network.registration = network.registration if way == "registered" else None
+    network.placement = network.placement if way == "searched" else None
+    for part in (network.registration, network.placement):
+        if part is not None:
+            part.is_settled = True
+
+
 def main() -> None:
-    """Write one row for each checkpoint and each distance."""
+    """Write one row for each checkpoint, way and distance."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pixels", type=int, nargs="+", default=[0, 2, 4, 8], help="of the images as they are on disk")
+    parser.add_argument("--ways", nargs="+", default=["as trained"], choices=WAYS)
     arguments = parser.parse_args()
     rows: list[Row] = []
     for text in arguments.checkpoints:
         name, category, path = text.split(":", 2)
         datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
         datamodule.setup()
-        model = getattr(anomalib.models, name).load_from_checkpoint(path, map_location="cpu").eval()
-        for pixels in arguments.pixels:
-            rows.append({"model": name, "category": category, "pixels": pixels, **judge(model, datamodule, pixels)})
-            print(rows[-1], flush=True)
-            write_table(rows, arguments.output)
+        for way in arguments.ways:
+            model = getattr(anomalib.models, name).load_from_checkpoint(path, map_location="cpu").eval()
+            tell(model, way)
+            for pixels in arguments.pixels:
+                row: Row = {"model": name, "category": category, "way": way, "pixels": pixels}
+                rows.append(row | judge(model, datamodule, pixels))
+                print(rows[-1], flush=True)
+                write_table(rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.templates import render
 from anomalib_daad.data.image_check import is_deep_gray, is_garbled
 from anomalib_daad.error_message import first_line
+from anomalib_daad.training.judgement_pictures import THRESHOLD, highlight
 
 from . import pictures
 from .judge import Judge, Judgement, open_judge
@@ -133,7 +134,7 @@ def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Sco
 def _is_defective(found: Judgement, threshold: float | None) -> bool:
     if threshold is None and found.is_defective is not None:
         return found.is_defective
-    return not found.score <= (pictures.THRESHOLD if threshold is None else threshold)  # NaN is no good score
+    return not found.score <= (THRESHOLD if threshold is None else threshold)  # NaN is no good score
 
 
 def _rank(score: Score) -> tuple[float, str]:
@@ -167,7 +168,7 @@ def _summary(scores: list[Score], model: Path, root: Path, threshold: float | No
         "facts": {
             "Model": str(model),
             "Images": f"{len(scores)} in {root}",
-            "Threshold": f"{pictures.THRESHOLD if threshold is None else threshold:g}"
+            "Threshold": f"{THRESHOLD if threshold is None else threshold:g}"
             + (", the model's own" if threshold is None else ""),
         },
         "total": len(readable),
@@ -190,7 +191,7 @@ def _cards(opened: Judge, scores: list[Score], root: Path) -> Iterator[dict[str,
         if expected is not None:
             shown.append(("what the model expected", expected))
         if found.anomaly_map is not None:
-            shown.append(("what is odd", pictures.highlight(image, found.anomaly_map)))
+            shown.append(("what is odd", highlight(image, found.anomaly_map)))
         views = [{"what": what, "address": pictures.embed(picture, side)} for what, picture in shown]
         used += sum(len(view["address"]) for view in views)
         if used > BYTES:

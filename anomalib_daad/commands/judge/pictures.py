@@ -1,40 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of a judged image: itself, what the model expected, and where it is defective."""
+"""Where an image is oddest, and pictures as parts of a page."""
 
 from base64 import b64encode
 
 import cv2
 import numpy as np
 
-THRESHOLD = 0.5  # of anomalib's normalised scores and maps
-_FROM, _TO, _STRONGEST = 0.35, 0.75, 0.6  # of a map: where colour begins and where it is strongest, and how strong
-_PALE, _DEEP = np.array([255.0, 200.0, 60.0]), np.array([213.0, 40.0, 0.0])  # RGB
 QUALITY = 78
-
-
-def highlight(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
-    """Colour an image where it is odd, and outline what is beyond the threshold; a good image stays as it is.
-
-    Args:
-        image (np.ndarray): RGB in [0, 1], shape ``(H, W, 3)``.
-        anomaly_map (np.ndarray): Scaled so that 0.5 is the threshold of pixels, shape ``(h, w)``.
-        threshold (float): Of the outline. Defaults to ``0.5``.
-
-    Returns:
-        np.ndarray: RGB in [0, 255], uint8, shape ``(H, W, 3)``.
-    """
-    height, width = image.shape[:2]
-    heat = cv2.resize(np.nan_to_num(anomaly_map, posinf=1.0), (width, height), interpolation=cv2.INTER_LINEAR)
-    strength = np.clip((heat - _FROM) / (_TO - _FROM), 0, 1)[..., None]
-    colour = _PALE + (_DEEP - _PALE) * strength
-    shown = 255 * image * (1 - _STRONGEST * strength) + colour * _STRONGEST * strength
-    drawn = np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8))
-    outlines = cv2.findContours((heat > threshold).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    thickness = max(1, round(max(height, width) / 200))
-    cv2.drawContours(drawn, outlines, -1, (255, 255, 255), 3 * thickness)
-    cv2.drawContours(drawn, outlines, -1, (200, 0, 0), thickness)
-    return drawn
 
 
 def strongest(anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
