@@ -2,6 +2,7 @@
 
 """The installed plugin is known to an unmodified anomalib, costs other processes nothing, and leaves nothing behind."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,33 @@ def test_configurations_are_in_the_wheel(installed) -> None:
     script += "from anomalib_daad.commands.command_line import main; main()"
     printed = installed.run("-W", "ignore", "-c", script)
     assert (ROOT / "configs" / "daad_cpu.yaml").read_text() in printed
+
+
+COMMANDS = {
+    "anomalib": "from anomalib.cli.cli import main",
+    "anomalib-daad": "from anomalib_daad.commands.command_line import main",
+}
+SHORT = "--model.image_size [64,64] --model.downscale 2 --model.base_channels 4 --trainer.max_steps 2"
+
+
+def test_the_readmes_lines_work_without_a_checkout(installed, data_root) -> None:
+    for source, target in (("train/good", "parts/good"), ("test/bar", "parts/bad"), ("test/good", "new_images")):
+        shutil.copytree(data_root / "part" / source, installed.folder / target)
+    section = (ROOT / "README.md").read_text().split("## Your own images")[1]
+    lines = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ").splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["anomalib", "train"],
+        ["anomalib-daad", "judge"],
+        ["anomalib", "export"],
+        ["anomalib-daad", "judge"],
+    ]
+    for line in lines:
+        words = shlex.split(line) + (shlex.split(SHORT) if " train " in line else [])
+        installed.run("-W", "ignore", "-c", f"import sys; sys.argv = {words!r}\n{COMMANDS[words[0]]}; main()")
+    tables = [(installed.folder / name / "scores.csv").read_text() for name in ("judgement", "judged_by_export")]
+    scores = [[float(line.split(",")[1]) for line in sorted(table.splitlines()[1:])] for table in tables]
+    assert len(scores[0]) == 5
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_spawned_workers_know_the_model(installed) -> None:
