@@ -111,7 +111,7 @@ def load_safetensors(path: str | Path) -> Model:
         msg = f"{path} was changed or damaged after it was saved; get the file again from where it came."
         raise ValueError(msg)
     model = _build(path, metadata, tensors)
-    model.load_state_dict({**model.later_state(), **tensors})
+    model.load_state_dict(model.complete(tensors))
     for key, value in json.loads(metadata["post_processor"]).items():
         if key in _SETTINGS:
             setattr(model.post_processor, key, value)
@@ -128,16 +128,16 @@ def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.
             raise ValueError(msg)
         with torch.device("meta"):  # takes no memory, whatever the arguments say
             described = model_class(**arguments)
-            expected, later = described.state_dict(), described.later_state()
+            expected, completed = described.state_dict(), described.complete(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         msg = f"{path} does not describe a model that can be built: {error}."
         raise ValueError(msg) from error
-    for key in sorted((expected.keys() - later.keys()) | tensors.keys()):
-        ours, theirs = ((it[key].dtype, tuple(it[key].shape)) if key in it else None for it in (expected, tensors))
+    for key in sorted(expected.keys() | completed.keys()):
+        ours, theirs = ((it[key].dtype, tuple(it[key].shape)) if key in it else None for it in (expected, completed))
         if ours != theirs:
             msg = f"{path} does not fit its own description: {key} is {theirs or 'missing'}, expected {ours or 'none'}."
             raise ValueError(msg)
-        if not key.startswith(_MAY_BE_NAN) and not tensors[key].isfinite().all():
+        if key in tensors and not key.startswith(_MAY_BE_NAN) and not tensors[key].isfinite().all():
             msg = f"{path} holds weights that are NaN or infinite, in {key}; save the model from a good checkpoint."
             raise ValueError(msg)
     return model_class(**arguments)

@@ -59,11 +59,9 @@ class CheckedCheckpoints(Module):
 
     Attributes:
         of_training_alone (frozenset[str]): Arguments that change a training and no score.
-        added_later (tuple[str, ...]): How the names of what files of earlier versions lack begin.
     """
 
     model: Any
-    added_later: ClassVar[tuple[str, ...]] = ()
     of_training_alone: ClassVar[frozenset[str]] = frozenset()
     _validated: bool
 
@@ -115,18 +113,21 @@ class CheckedCheckpoints(Module):
         """
         self._refuse_other_models(checkpoint)
         self._take_arguments(checkpoint.get("hyper_parameters", {}))
-        checkpoint["state_dict"] = {**self.later_state(), **checkpoint["state_dict"]}
+        checkpoint["state_dict"] = self.complete(checkpoint["state_dict"])
         self._refuse_other_shapes(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self._validated = bool(_header(checkpoint).get("validated", True))
 
-    def later_state(self) -> dict[str, torch.Tensor]:
-        """What files of earlier versions lack, as it is in this model.
+    def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add to a state what earlier versions did not save. Nothing, unless a detector has such.
+
+        Args:
+            state (dict[str, torch.Tensor]): State of a model.
 
         Returns:
-            dict[str, torch.Tensor]: A part of the state.
+            dict[str, torch.Tensor]: State of a model of this version that judges alike.
         """
-        return {key: value for key, value in self.state_dict().items() if key.startswith(self.added_later)}
+        return state
 
     @classmethod
     def _refuse_other_models(cls, checkpoint: dict[str, Any]) -> None:

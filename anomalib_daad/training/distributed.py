@@ -18,10 +18,10 @@ def _is_distributed() -> bool:
 
 
 def gather(scores: torch.Tensor) -> torch.Tensor:
-    """Concatenate the scores of all processes.
+    """Concatenate the scores, or images, of all processes.
 
     Args:
-        scores (torch.Tensor): Scores of this process, shape ``(n,)``; n may differ between processes.
+        scores (torch.Tensor): Those of this process, shape ``(n, ...)``; n may differ between processes.
 
     Returns:
         torch.Tensor: Scores of all processes in the order of their ranks; ``scores`` where there is one process.

@@ -65,7 +65,16 @@ def outline(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int])
 
 
 class JudgementVisualizer(ImageVisualizer):
-    """Saves a picture of each image of a test or a prediction where anomalib saves its own."""
+    """Saves a picture of each image of a test or a prediction where anomalib saves its own.
+
+    Args:
+        field_size (tuple[int, int]): Width and height of each view; views keep the image's proportions, so the height
+            counts. Defaults to ``(256, 256)``.
+        output_dir (str | Path | None): Folder. Defaults to ``None``, that of the run.
+    """
+
+    def __init__(self, field_size: tuple[int, int] = (256, 256), output_dir: str | Path | None = None) -> None:
+        super().__init__(field_size=field_size, output_dir=output_dir)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -97,7 +106,10 @@ class JudgementVisualizer(ImageVisualizer):
             self._draw(item, picture).save(path)
 
     def _draw(self, item: Any, expected: np.ndarray) -> Image.Image:
-        image = np.asarray(anomalib.data.utils.read_image(item.image_path, as_tensor=False), np.float32)
+        if item.image_path:
+            image = np.asarray(anomalib.data.utils.read_image(item.image_path, as_tensor=False), np.float32)
+        else:  # of a loader of the user's
+            image = ((item.image.float().cpu() + 1) / 2).clamp(0, 1).nan_to_num().permute(1, 2, 0).numpy()
         panes = [("image", (255 * image).astype(np.uint8)), ("expected", (255 * expected).astype(np.uint8))]
         if item.anomaly_map is not None:
             heat = item.anomaly_map.float().cpu().numpy().squeeze()
@@ -107,7 +119,7 @@ class JudgementVisualizer(ImageVisualizer):
             mask = item.gt_mask.float().cpu().numpy().squeeze()
             outline(truth, cv2.resize(mask, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0, (0, 130, 60))
             panes.append(("true defect", truth))
-        height = self.field_size[0]
+        height = self.field_size[1]
         width = max(1, round(height * image.shape[1] / image.shape[0]))
         sheet = Image.new(
             "RGB", (len(panes) * (width + _MARGIN) + _MARGIN, height + 2 * _LINE + _MARGIN), (255, 255, 255)

@@ -71,7 +71,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         pre_processor (PreProcessor | bool): ``True`` for the default one.
         post_processor (PostProcessor | bool): ``True`` for anomalib's.
         evaluator (Evaluator | bool): ``True`` for the default one.
-        visualizer (Visualizer | bool): ``True`` for anomalib's.
+        visualizer (Visualizer | bool): ``True`` for :class:`JudgementVisualizer`.
 
     Attributes:
         model (Any): The network, an :class:`AnomalyNetwork`.

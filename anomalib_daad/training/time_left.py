@@ -57,8 +57,9 @@ class TimeLeft(Callback):
             self._is_told = True
             if seconds > HOUR:
                 logger.warning(
-                    "This training will take about %.1f hours on this machine: %d steps. A shorter one: "
-                    "--trainer.max_steps 3000, smaller images, fewer channels, or --model DaadRestoration.",
+                    "This training will take about %.1f hours on this machine: %d steps. Fewer steps "
+                    "(--trainer.max_steps), smaller images or fewer channels are shorter%s.",
                     seconds / HOUR,
                     round(left + self._seen),
+                    "" if getattr(pl_module, "default_steps", None) else "; --model DaadRestoration takes 3000 steps",
                 )

@@ -55,8 +55,8 @@ def parts(data_root, tmp_path) -> Path:
 
 
 def rows(output: Path) -> dict[str, dict[str, str]]:
-    with (output / "scores.csv").open(newline="") as file:
-        return {row["file"]: row for row in csv.DictReader(file)}
+    with (output / "scores.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}  # the last line of a file counts
 
 
 def predicted(checkpoint: Path, parts: Path) -> dict[str, tuple[float, bool]]:
@@ -139,6 +139,78 @@ def test_what_was_interrupted_goes_on(trained, parts, tmp_path, monkeypatch) -> 
     judged.clear()
     judge(trained["checkpoint"], parts, output)
     assert not judged
+
+
+def test_a_file_that_changed_is_judged_again(trained, parts, tmp_path) -> None:
+    output, deep = tmp_path / "out", parts / "deep.png"
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(deep)
+    judge(trained["checkpoint"], parts, output)
+    before = rows(output)
+    shutil.copy(parts / "bar" / "001.png", parts / "good" / "000.png")
+    shutil.copy(parts / "bar" / "002.png", deep)
+    judge(trained["checkpoint"], parts, output)
+    after = rows(output)
+    assert after["good/000.png"]["score"] == after["bar/001.png"]["score"] != before["good/000.png"]["score"]
+    assert (before["deep.png"]["verdict"], after["deep.png"]["score"]) == ("unreadable", after["bar/002.png"]["score"])
+    assert [text for text in Page(output / "index.html").texts if text == "deep.png"] == ["deep.png"]
+
+
+def test_without_a_threshold_there_is_no_verdict(trained, parts, tmp_path, monkeypatch, capsys) -> None:
+    model = open_judge(trained["checkpoint"]).model
+    model.post_processor.enable_thresholding = False
+    monkeypatch.setattr(judge_images, "open_judge", lambda _: TrainedJudge(model))
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    assert {row["verdict"] for row in rows(tmp_path / "out").values()} == {"undecided"}
+    assert "without a verdict: the model has no threshold" in " ".join(capsys.readouterr().out.split())
+    judge(trained["checkpoint"], parts, tmp_path / "own", threshold=0.5)
+    assert {row["verdict"] for row in rows(tmp_path / "own").values()} <= {"good", "defective"}
+
+
+def test_the_threshold_that_is_told_is_the_models(trained) -> None:
+    opened = open_judge(trained["checkpoint"])
+    assert opened.threshold == 0.5
+    opened.model.post_processor.image_sensitivity = 0.7
+    assert TrainedJudge(opened.model).threshold == pytest.approx(0.3)
+    opened.model.post_processor.enable_normalization = False
+    assert TrainedJudge(opened.model).threshold == float(opened.model.post_processor.image_threshold)
+
+
+def test_an_untrained_model_judges_nothing() -> None:
+    with pytest.raises(ValueError, match="never trained"):
+        TrainedJudge(make_restoration().eval())
+
+
+def test_a_wrong_path_costs_nothing(trained, parts, tmp_path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match="There is no model"):
+        judge(tmp_path / "modle.ckpt", parts, output)
+    judge(trained["checkpoint"], parts, output)
+    before = (output / "scores.csv").read_text()
+    with pytest.raises(ValueError, match="There is no model"):
+        judge(tmp_path / "modle.ckpt", parts, output, overwrite=True)
+    assert (output / "scores.csv").read_text() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_any_name_is_judged(trained, parts, tmp_path, capsys) -> None:
+    (parts / "x[").mkdir()
+    shutil.copy(parts / "bar" / "001.png", parts / "x[" / "b].png")
+    shutil.copy(parts / "bar" / "001.png", parts / "a[red].png")
+    shutil.copy(parts / "bar" / "001.png", os.fsencode(parts) + b"/gr\xfc.png")
+    judge(trained["checkpoint"], parts, tmp_path / "out")
+    assert {"x[/b].png", "a[red].png", r"gr\xfc.png"} <= rows(tmp_path / "out").keys()
+    assert "a[red].png" in capsys.readouterr().out
+
+
+def test_an_export_of_a_fixed_size_names_images_that_do_not_fit(trained, parts, tmp_path) -> None:
+    model = open_judge(trained["checkpoint"]).model
+    path = model.to_onnx(tmp_path / "fixed", input_size=(48, 40))
+    Image.new("RGB", (30, 30)).save(parts / "other.png")
+    judge(path, parts, tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert found["other.png"]["verdict"] == "unreadable"
+    assert "takes no image of 30x30" in found["other.png"]["note"]
+    assert sum(row["verdict"] == "unreadable" for row in found.values()) == 1
 
 
 def test_scores_of_another_model_are_not_mixed(trained, parts, tmp_path) -> None:

@@ -29,6 +29,26 @@ def test_measures_of_defects_are_left_out(make, good_alone, make_engine, caplog)
     assert rejected == sum(labels)
 
 
+def test_measures_come_back_after_a_test_that_was_cut_short(
+    good_alone, make_datamodule, make_engine, monkeypatch
+) -> None:
+    model, engine = make_model(), make_engine(max_epochs=1)
+    engine.fit(model, datamodule=good_alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "test_step", lambda *_: (_ for _ in ()).throw(RuntimeError("cut short")))
+        with pytest.raises(RuntimeError, match="cut short"):
+            engine.test(model, datamodule=good_alone)
+    assert "image_AUROC" in engine.test(model, datamodule=make_datamodule())[0]
+
+
+def test_loaders_with_defects_after_a_fit_on_good_images_are_measured(good_alone, make_datamodule, make_engine) -> None:
+    model, engine = make_model(), make_engine(max_epochs=1)
+    engine.fit(model, datamodule=good_alone)
+    defective = make_datamodule()
+    defective.setup()
+    assert "image_AUROC" in engine.test(model, dataloaders=defective.test_dataloader())[0]
+
+
 def test_they_are_back_where_there_are_defects(good_alone, make_datamodule, make_engine, caplog) -> None:
     model, engine = make_model(), make_engine(max_epochs=1)
     engine.fit(model, datamodule=good_alone)

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 from anomalib.visualization import ImageVisualizer
-from conftest import make_model, make_restoration
+from conftest import as_if_trained, make_model, make_restoration
 from PIL import Image
 
 from anomalib_daad import Mnad
@@ -45,6 +45,18 @@ def test_each_image_has_a_picture_with_what_was_expected(make, make_datamodule, 
     item = next(item for item in datamodule.test_data if item.image_path.endswith("good/000.png"))
     expected = np.asarray(Image.open(item.image_path).resize((pane - 8, 256), Image.Resampling.BILINEAR))
     np.testing.assert_allclose(shown[30:286, 8:pane].astype(int), expected, atol=2)
+
+
+def test_images_without_files_are_drawn_too(make_datamodule, tmp_path) -> None:
+    model, datamodule = as_if_trained(make_model()), make_datamodule()
+    datamodule.setup()
+    batch = next(iter(datamodule.test_dataloader()))
+    batch.image_path, batch.image = None, model.pre_processor(batch.image)
+    batch.update(**model.eval().model(batch.image)._asdict())
+    visualizer = JudgementVisualizer(output_dir=tmp_path / "pictures")
+    drawn = [visualizer._draw(item, np.zeros((32, 32, 3), np.float32)) for item in batch]
+    shown = np.asarray(drawn[0])[30:286, 8:264].mean(axis=(0, 1))
+    np.testing.assert_allclose(shown, 127.5 * (batch.image[0].mean(dim=(1, 2)) + 1), atol=2)
 
 
 def test_the_users_own_visualizer_stays() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from anomalib_daad.commands.shared.trained_model import load_model
 from anomalib_daad.safetensors_file import load_safetensors
+from anomalib_daad.training.run_checks import refuse_untrained
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default moves scores on processors with bfloat16
 EXPORTS = (".onnx", ".xml", ".pt")
@@ -31,7 +32,13 @@ class Judgement(NamedTuple):
 
 
 class Judge(Protocol):
-    """A model that judges images, RGB in [0, 1] of shape ``(H, W, 3)``, float32."""
+    """A model that judges images, RGB in [0, 1] of shape ``(H, W, 3)``, float32.
+
+    Attributes:
+        threshold (float | None): Its own threshold; None where it has none, or does not tell.
+    """
+
+    threshold: float | None
 
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
@@ -48,13 +55,16 @@ class TrainedJudge:
     """
 
     def __init__(self, model: Any) -> None:
+        refuse_untrained(model.model, type(model).__name__)
         self.model = model
+        self.threshold = _threshold(model.post_processor)
 
     @torch.inference_mode()
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
         output = self.model(self._pixels(image))
-        label = None if output.pred_label is None else bool(output.pred_label.flatten()[0])
+        has_verdict = self.threshold is not None and output.pred_label is not None
+        label = bool(output.pred_label.flatten()[0]) if has_verdict else None
         return Judgement(float(output.pred_score.flatten()[0]), label, _plane(output.anomaly_map))
 
     @torch.inference_mode()
@@ -76,16 +86,30 @@ class ExportedJudge:
 
     def __init__(self, inferencer: Any) -> None:
         self.inferencer = inferencer
+        self.threshold: float | None = None  # the file holds it and does not tell
 
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
-        output = self.inferencer.predict(image)
+        try:
+            output = self.inferencer.predict(image)
+        except RuntimeError as error:
+            height, width = image.shape[:2]
+            msg = f"the export takes no image of {width}x{height} pixels; export it without an input size"
+            raise ValueError(msg) from error
         label = None if output.pred_label is None else bool(np.asarray(output.pred_label).flatten()[0])
         return Judgement(float(np.asarray(output.pred_score).flatten()[0]), label, _plane(output.anomaly_map))
 
     def expect(self, image: np.ndarray) -> None:
         """An export holds no reconstruction."""
         del image
+
+
+def _threshold(post_processor: Any) -> float | None:
+    """Threshold of the scores that a post-processor gives; None where it has none."""
+    raw = float(getattr(post_processor, "image_threshold", torch.nan))
+    if np.isnan(raw) or not post_processor.enable_thresholding:
+        return None
+    return 1 - float(post_processor.image_sensitivity) if post_processor.enable_normalization else raw
 
 
 def _plane(values: Any) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 """Scores of all images of a folder: a table, a file, and a page to look at."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.templates import render
@@ -22,7 +24,7 @@ from anomalib_daad.training.judgement_pictures import THRESHOLD, highlight
 
 from . import pictures
 from .judge import Judge, Judgement, open_judge
-from .scores_file import DEFECTIVE, GOOD, UNREADABLE, Score, ScoresFile
+from .scores_file import DEFECTIVE, GOOD, UNDECIDED, UNREADABLE, Score, ScoresFile
 
 logger = logging.getLogger(__name__)
 SHOWN = 20  # lines of the table on the terminal
@@ -57,21 +59,22 @@ def judge(
     """
     files, root = _find(images)
     prepare_folder(output)
+    opened = open_judge(model)
     settings = {"model": _identity(model), "images": str(root.resolve()), "threshold": str(threshold)}
     table = ScoresFile(output, settings, overwrite)
-    opened = open_judge(model)
-    done = {score.file for score in table.read()}
-    waiting = [path for path in files if path.relative_to(root).as_posix() not in done]
+    names = {_name(path, root): path for path in files}
+    done = {score.file: score.version for score in table.read() if score.verdict != UNREADABLE}
+    waiting = [name for name, path in names.items() if done.get(name) != _version(path)]
+    limit = opened.threshold if threshold is None else threshold
     with table:
-        for path in _tracked(waiting, "Judging"):
-            table.add(_judge(opened, path, path.relative_to(root).as_posix(), threshold))
-    wanted = {path.relative_to(root).as_posix() for path in files}
-    scores = sorted((it for it in table.read() if it.file in wanted), key=_rank)
-    _print(scores, table.path)
+        for name in _tracked(waiting, "Judging"):
+            table.add(_judge(opened, names[name], name, threshold))
+    scores = sorted((it for it in table.read() if it.file in names), key=_rank)
     page = output / "index.html"
-    cards = list(_cards(opened, scores, root))
-    render("judgement.html", page, **_summary(scores, model, root, threshold), cards=cards)
-    Console().print(f"Page: {page}")
+    cards = list(_cards(opened, scores, names, THRESHOLD if threshold is None else threshold))
+    render("judgement.html", page, **_summary(scores, model, root, limit), cards=cards)
+    _print(scores, table.path)
+    Console().print(Text(f"Page: {page}"))
 
 
 def _find(images: Path) -> tuple[list[Path], Path]:
@@ -86,6 +89,17 @@ def _find(images: Path) -> tuple[list[Path], Path]:
         msg = f"There are no images in {images}: give a folder with PNG, JPEG, BMP or TIFF files."
         raise ValueError(msg)
     return files, images
+
+
+def _name(path: Path, root: Path) -> str:
+    """Name an image below its folder; bytes of a name that are no letters are spelt out."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _version(path: Path) -> str:
+    """Tell a file from another one that took its name."""
+    about = path.stat()
+    return f"{about.st_size} bytes of {about.st_mtime_ns}"
 
 
 def _identity(model: Path) -> str:
@@ -121,20 +135,23 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Score:
+    version = _version(path)
     try:
         image = _read(path)
+        found = opened.judge(image)
     except ValueError as error:
-        logger.warning("%s cannot be read: %s", path, error)
-        return Score(name, None, UNREADABLE, note=str(error))
-    found = opened.judge(image)
+        logger.warning("%s cannot be judged: %s", name, error)
+        return Score(name, None, UNREADABLE, note=str(error), version=version)
     place = (None, None) if found.anomaly_map is None else pictures.strongest(found.anomaly_map, image.shape[:2])
-    return Score(name, found.score, DEFECTIVE if _is_defective(found, threshold) else GOOD, *place)
+    return Score(name, found.score, _decide(found, threshold), place[0], place[1], version=version)
 
 
-def _is_defective(found: Judgement, threshold: float | None) -> bool:
-    if threshold is None and found.is_defective is not None:
-        return found.is_defective
-    return not found.score <= (THRESHOLD if threshold is None else threshold)  # NaN is no good score
+def _decide(found: Judgement, threshold: float | None) -> str:
+    if threshold is not None:
+        return GOOD if found.score <= threshold else DEFECTIVE  # NaN is no good score
+    if found.is_defective is None:
+        return UNDECIDED
+    return DEFECTIVE if found.is_defective else GOOD
 
 
 def _rank(score: Score) -> tuple[float, str]:
@@ -147,51 +164,60 @@ def _print(scores: list[Score], path: Path) -> None:
     for score in scores[:SHOWN]:
         place = "" if score.x is None else f"{score.x}, {score.y}"
         shown = "" if score.score is None else f"{score.score:.3f}"
-        table.add_row(score.file, shown, score.verdict, place)
+        table.add_row(Text(score.file), shown, score.verdict, place)
     console = Console()
     console.print(table)
     left = f", {len(scores) - SHOWN} more in" if len(scores) > SHOWN else ":"
-    console.print(f"{_verdict(scores)}{left} {path}")
+    console.print(Text(f"{_verdict(scores)}{left} {path}"))
 
 
 def _verdict(scores: list[Score]) -> str:
     defective = sum(score.verdict == DEFECTIVE for score in scores)
     unreadable = sum(score.verdict == UNREADABLE for score in scores)
     text = f"{defective} of {len(scores) - unreadable} images are defective"
+    if any(score.verdict == UNDECIDED for score in scores):
+        text = f"{len(scores) - unreadable} images without a verdict: the model has no threshold, give --threshold"
     return text + (f"; {unreadable} cannot be read" if unreadable else "")
 
 
-def _summary(scores: list[Score], model: Path, root: Path, threshold: float | None) -> dict[str, Any]:
+def _summary(scores: list[Score], model: Path, root: Path, limit: float | None) -> dict[str, Any]:
     readable = [score for score in scores if score.score is not None]
     return {
         "title": f"{root.resolve().name}: {_verdict(scores)}",
         "facts": {
             "Model": str(model),
             "Images": f"{len(scores)} in {root}",
-            "Threshold": f"{THRESHOLD if threshold is None else threshold:g}"
-            + (", the model's own" if threshold is None else ""),
+            "Threshold": "the model's own" if limit is None else f"{limit:g}",
         },
         "total": len(readable),
         "unreadable": [score for score in scores if score.score is None],
     }
 
 
-def _cards(opened: Judge, scores: list[Score], root: Path) -> Iterator[dict[str, Any]]:
+def _scaled(anomaly_map: np.ndarray) -> np.ndarray:
+    """Bring a map without a threshold to [0, 1], so that its strongest points are pale and none is outlined."""
+    low, high = float(np.nanmin(anomaly_map)), float(np.nanmax(anomaly_map))
+    if low >= 0 and high <= 1:
+        return anomaly_map
+    return (anomaly_map - low) / max(high - low, 1e-12) * THRESHOLD
+
+
+def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: float) -> Iterator[dict[str, Any]]:
     """Pictures of the highest scores, judged anew: those of all images would not fit memory."""
     chosen = [score for score in scores if score.score is not None][:ON_PAGE]
     side = next(pixels for most, pixels in _SIDES.items() if len(chosen) <= most)
     used = 0
     for score in _tracked(chosen, "Drawing"):
         try:
-            image = _read(root / score.file)
+            image = _read(names[score.file])
+            found, expected = opened.judge(image), opened.expect(image)
         except ValueError:  # it is gone since it was judged
             continue
-        found, expected = opened.judge(image), opened.expect(image)
         shown = [("the image", image)]
         if expected is not None:
             shown.append(("what the model expected", expected))
         if found.anomaly_map is not None:
-            shown.append(("what is odd", highlight(image, found.anomaly_map)))
+            shown.append(("what is odd", highlight(image, _scaled(found.anomaly_map), outline)))
         views = [{"what": what, "address": pictures.embed(picture, side)} for what, picture in shown]
         used += sum(len(view["address"]) for view in views)
         if used > BYTES:

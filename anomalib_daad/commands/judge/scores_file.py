@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from anomalib_daad.commands.shared.output_folder import write_text
 
-GOOD, DEFECTIVE, UNREADABLE = "good", "defective", "unreadable"
+GOOD, DEFECTIVE, UNDECIDED, UNREADABLE = "good", "defective", "undecided", "unreadable"
 
 
 class Score(NamedTuple):
@@ -19,10 +19,11 @@ class Score(NamedTuple):
     Attributes:
         file (str): Path below the folder of images.
         score (float | None): Anomaly score; None for a file that cannot be read.
-        verdict (str): ``"good"``, ``"defective"`` or ``"unreadable"``.
+        verdict (str): ``"good"``, ``"defective"``, ``"undecided"`` without a threshold, or ``"unreadable"``.
         x (int | None): Column of the strongest point, in pixels of the image.
         y (int | None): Its row.
         note (str): Why a file cannot be read.
+        version (str): Size and time of the file that was judged.
     """
 
     file: str
@@ -31,6 +32,7 @@ class Score(NamedTuple):
     x: int | None = None
     y: int | None = None
     note: str = ""
+    version: str = ""
 
 
 class ScoresFile:
@@ -53,15 +55,17 @@ class ScoresFile:
         note = folder / "judged_with.json"
         if overwrite:
             self.path.unlink(missing_ok=True)
-        before = json.loads(note.read_text(encoding="utf-8")) if note.exists() and self.path.exists() else settings
+        if self.path.exists():
+            self._drop_half_a_line()
+        is_begun = note.exists() and self.path.exists() and bool(self.read())
+        before = json.loads(note.read_text(encoding="utf-8")) if is_begun else settings
         if before != settings:
             changed = ", ".join(key for key in settings if before.get(key) != settings[key])
             msg = f"{folder} holds scores of another {changed}: give another --output, or --overwrite to lose them."
             raise ValueError(msg)
         write_text(note, json.dumps(settings, indent=1))
-        if not self.path.exists():
+        if not is_begun:
             write_text(self.path, ",".join(Score._fields) + "\n")
-        self._drop_half_a_line()
 
     def _drop_half_a_line(self) -> None:
         """A process that was killed may have written a part of its last line."""
@@ -90,13 +94,13 @@ class ScoresFile:
         self._file.flush()
 
     def read(self) -> list[Score]:
-        """Read all lines.
+        """Read the last line of each file.
 
         Returns:
-            list[Score]: The lines, in the order in which images were judged.
+            list[Score]: The lines, in the order in which images were judged first.
         """
         with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = {row["file"]: row for row in csv.DictReader(file) if row.get("version") is not None}
         return [
             Score(
                 file=row["file"],
@@ -105,6 +109,7 @@ class ScoresFile:
                 x=int(row["x"]) if row["x"] else None,
                 y=int(row["y"]) if row["y"] else None,
                 note=row["note"],
+                version=row["version"],
             )
-            for row in rows
+            for row in rows.values()
         ]

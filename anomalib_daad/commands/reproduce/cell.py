@@ -28,16 +28,15 @@ from anomalib_daad.training.checkpoint_content import FORMAT
 
 from .systems import SYSTEMS
 
-# Of classes of images the paper tells no more than the protocol. What is here was chosen with eq. 1 as printed. Flipped
-# digits become others; 32 pixels leave 4 after three scales, as DCGAN's do; blocks smaller than the image, or many
-# items, rebuild the other classes as well (see docs/papers.md). A system's own arguments come first.
+# Of classes of images the paper tells no more than the protocol. Flipped digits become others; 32 pixels leave 4 after
+# three scales, as DCGAN's do; blocks smaller than the image, or many items, rebuild the other classes as well (see
+# docs/papers.md). A system's own arguments come first.
 _ONE_CLASS = {
     "base_channels": 32,
     "division_rates": (1, 1, 1),
     "num_items": 16,
     "learning_rate": 1e-3,
     "flips": False,
-    "addressing": "paper",
 }
 DEFAULTS: dict[str, dict[str, Any]] = {"mvtec": {"flips": True}, "mnist": _ONE_CLASS, "cifar10": _ONE_CLASS}
 _OFF: dict[str, Any] = {"visualizer": False, "evaluator": False}

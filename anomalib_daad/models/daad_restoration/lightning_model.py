@@ -46,7 +46,7 @@ from .schedule import schedule
 from .torch_model import Maps, RestorationModel, Restored
 
 LAMBDA_REC = 50.0
-MOST_FOR_TEMPLATE = 512  # images, of each process
+MOST_FOR_TEMPLATE = 2**27  # bytes of images, of all processes: 2048 of 64 px, 128 of 256 px
 LIGHT = (0.1, 0.2)  # of good images: contrast and brightness that training varies
 
 
@@ -74,7 +74,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
-        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 
     Raises:
         ValueError: If an argument is out of range or the image size does not fit.
@@ -88,7 +88,6 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
     model: RestorationModel
     default_steps = 3000
     calibrates_on_good = True
-    added_later = ("model.registration.",)
 
     def __init__(
         self,
@@ -152,6 +151,16 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             maps = self.model.maps(good[kept], output.restorations[kept], output.defects[kept])
         return Maps(*maps.split(1, dim=1)).scores()
 
+    def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Let a model that was trained without registration search as it did then."""
+        registration, search = self.model.registration, self.model.placement
+        if registration is None or search is None or "model.registration.template" in state:
+            return state
+        registration.forget()
+        search.radius = registration.radius
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("model.registration.")}
+        return {**own, **state}
+
     def on_fit_start(self) -> None:
         """Learn anew where parts lie, unless a training goes on."""
         super().on_fit_start()
@@ -164,7 +173,9 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
     @torch.no_grad()
     def _collect(self, images: torch.Tensor) -> None:
         """Keep the first epoch's images, as the networks see them at equal light, for the template."""
-        if self._first_images is None or sum(map(len, self._first_images)) >= MOST_FOR_TEMPLATE:
+        if self._first_images is None:
+            return
+        if sum(it.nbytes for it in self._first_images) >= MOST_FOR_TEMPLATE / self.trainer.world_size:
             return
         seen = self.model.detail(images)
         self._first_images.append(light(seen).take(seen))

@@ -86,7 +86,7 @@ class Muon(torch.optim.Adam):
         rows, columns = matrix.shape
         # Groups of outputs are orthogonalised on their own, which takes a third of the products.
         groups = matrix.unflatten(0, (-1, GROUP)) if rows > GROUP and rows % GROUP == 0 else matrix
-        step = orthogonalize(groups).view(rows, columns)
+        step = orthogonalize(groups).reshape(rows, columns)
         step = (step.T if is_transposed else step).reshape(pixels.shape)
         weight.permute(0, 2, 3, 1).add_(step, alpha=-RATE * lr * max(1.0, rows / columns) ** 0.5)
 

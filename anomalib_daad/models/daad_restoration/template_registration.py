@@ -35,6 +35,7 @@ _TRIED = 3  # pixels that training images are moved by to be brought back
 _TOLERANCE = 1  # pixel
 _LEAST = 0.999  # of the distance where an image is: nearly as near is no reason to move it
 _FEWEST = 4  # images, two for each half
+_AT_ONCE = 32  # images
 
 
 class Spectrum(NamedTuple):
@@ -191,13 +192,18 @@ class TemplateRegistration(nn.Module):
         self.likeness.copy_(1 - (colours - mean).square().sum() / colours.square().sum().clamp_min(1e-12))
         steps = torch.tensor(NEIGHBOURS, device=images.device) * min(_TRIED, self.radius)
         rows, columns = steps.repeat(len(others) // len(steps) + 1, 1)[: len(others)].unbind(dim=1)
-        here, there = self(others), self(move(others, rows, columns))
+        here, there = self._find(others), self._find(move(others, rows, columns))
         is_back = [
             (moved - (own - step).clamp(-self.radius, self.radius)).abs() <= _TOLERANCE
             for own, moved, step in zip(here, there, (rows, columns), strict=True)
         ]
         self.recall.copy_((is_back[0] & is_back[1]).float().mean())
         self._set(images)
+
+    def _find(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Find the movements of many images, some at a time."""
+        found = [self(part) for part in images.split(_AT_ONCE)]
+        return [torch.cat(values) for values in zip(*found, strict=True)]
 
     def forget(self) -> None:
         """Forget what was learnt, for a training on other images."""

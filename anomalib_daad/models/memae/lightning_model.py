@@ -50,7 +50,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
-        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 
     Raises:
         ValueError: If an argument is out of range, or 16 does not divide the size.

@@ -10,7 +10,7 @@ import torch
 from conftest import make_restoration
 from torch import nn
 
-from anomalib_daad.models.daad_restoration.muon import MOMENTUM, RATE, Muon, orthogonalize
+from anomalib_daad.models.daad_restoration.muon import GROUP, MOMENTUM, RATE, Muon, orthogonalize
 
 SHAPES = [(4, 4), (8, 48), (48, 8), (64, 512), (1, 7)]
 
@@ -108,6 +108,24 @@ def test_kernels_step_along_orthogonal_matrices_and_others_as_in_adam(is_told) -
             torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-4, msg=name)
             with torch.no_grad():
                 weight.copy_(expected)
+
+
+@pytest.mark.parametrize("size", [4, 6])  # groups of more outputs than inputs, and of fewer
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_groups_of_many_outputs_are_orthogonal_each(is_transposed, size) -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 256, size) if is_transposed else nn.Conv2d(4, 256, size)
+    before = layer.weight.detach().clone()
+    optimizer = Muon([layer.weight], lr=0.01, transposed=[layer.weight] if is_transposed else [])
+    layer.weight.grad = torch.randn_like(layer.weight)
+    gradient = (1 + MOMENTUM) * layer.weight.grad
+    optimizer.step()
+    order = (1, 0, 2, 3) if is_transposed else (0, 1, 2, 3)
+    matrix = gradient.permute(order).reshape(256, -1)
+    expected = torch.cat([newton_schulz(group) for group in matrix.split(GROUP)]).float()
+    rate = RATE * 0.01 * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+    step = (before - layer.weight.detach()).permute(order).reshape(256, -1) / rate
+    torch.testing.assert_close(step, expected, rtol=0, atol=1e-3)
 
 
 def test_a_restored_state_goes_on_as_the_saved_one() -> None:

@@ -261,6 +261,15 @@ def test_files_of_a_version_without_templates_are_read(registered, make_datamodu
     torch.save(content, tmp_path / "earlier.ckpt")
     earlier = DaadRestoration.load_from_checkpoint(tmp_path / "earlier.ckpt")
     assert not earlier.model.registration.is_learnt
+    known = make_restoration(placement_radius=4)
+    known.model.registration.recall.fill_(1.0)
+    known.model.registration.likeness.fill_(1.0)
+    state = {key: value for key, value in known.state_dict().items() if ".registration." not in key}
+    completed = known.complete(state)
+    assert completed.keys() == known.state_dict().keys()
+    assert completed["model.registration.recall"].isnan()  # not that of the training before
+    assert known.model.placement.radius == 4  # as it searched then
+    assert make_restoration(placement_radius=4).model.placement.radius == 2
     assert torch.equal(earlier.model.autoencoder.memories[0].items, model.model.autoencoder.memories[0].items)
     again = load_safetensors(save_safetensors(earlier, tmp_path / "model.safetensors"))
     assert not again.model.registration.is_learnt
