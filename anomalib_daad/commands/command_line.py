@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from inspect import signature
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,12 @@ POSITIONAL: dict[str, dict[str, Any]] = {
     "model": {"type": Path, "metavar": "MODEL", "help": "Checkpoint, safetensors file or export."},
     "name": {"nargs": "?", "metavar": "NAME", "help": "Configuration; all are listed without."},
     "table": {"metavar": "TABLE", "help": "table2, table3, table4 or table5."},
-}
-SECOND: dict[str, dict[str, Any]] = {
     "images": {"type": Path, "metavar": "IMAGES", "help": "Image, or a folder with all its subfolders."},
 }
 
 
 class CommandParser(ArgumentParser):
-    """Takes a command's main argument by its place, and its values one after the other."""
+    """Takes a command's first arguments by their places, and its values one after the other."""
 
     def add_function_arguments(self, function: Callable, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a command.
@@ -49,13 +48,11 @@ class CommandParser(ArgumentParser):
         Returns:
             list[str]: Names of the arguments.
         """
-        parameters = signature(function).parameters
-        first = next(iter(parameters))
-        if first not in POSITIONAL:
+        places = list(takewhile(POSITIONAL.__contains__, signature(function).parameters))
+        if not places:
             return super().add_function_arguments(function, *args, **kwargs)
-        places = [first, *(SECOND.keys() & parameters.keys() if first == "model" else ())]
         for name in places:
-            self.add_argument(name, **(POSITIONAL | SECOND)[name])
+            self.add_argument(name, **POSITIONAL[name])
         return super().add_function_arguments(function, *args, **{**kwargs, "skip": set(places)})
 
 

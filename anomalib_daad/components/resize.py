@@ -54,11 +54,10 @@ def _resize_rows(images: torch.Tensor, size: int) -> torch.Tensor:
     length = images.shape[-2]
     if isinstance(length, int) and length == size:
         return images
+    pixels, weights = taps(length, size, images)  # (size, T)
     if isinstance(length, int):  # a matrix that an export holds; products of a few hundred rows are fast
-        pixels, weights = taps(length, size, images)
         matrix = images.new_zeros(size, length).scatter_add_(1, pixels, weights)
         return matrix @ images
-    pixels, weights = taps(length, size, images)  # (size, T)
     read = images.index_select(-2, pixels.flatten()).unflatten(-2, (size, -1))  # (..., size, T, W)
     return (read * weights[..., None]).sum(dim=-2)
 

@@ -50,7 +50,7 @@ def judge(
             of anomalib's models.
         images: Image, or a folder that is searched with all its subfolders.
         output: Folder for scores.csv and index.html.
-        threshold: Scores above it are defective; the model's own threshold, 0.5, if not given.
+        threshold: Scores above it are defective; the model's own threshold if not given.
         overwrite: Judge all images again.
 
     Raises:
@@ -104,10 +104,7 @@ def _version(path: Path) -> str:
 
 def _identity(model: Path) -> str:
     """Tell a model's file from others, also from one of the same name that was trained anew."""
-    if not model.is_file():
-        return str(model)
-    about = model.stat()
-    return f"{model.resolve()} ({about.st_size} bytes of {about.st_mtime_ns})"
+    return f"{model.resolve()} ({_version(model)})"
 
 
 def _tracked(items: list[Any], what: str) -> Iterator[Any]:
