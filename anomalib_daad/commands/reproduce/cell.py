@@ -5,11 +5,9 @@
 import json
 import re
 import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.engine import Engine
 from sklearn.metrics import roc_auc_score
 
+from anomalib_daad.commands.shared.machine import describe_commit
 from anomalib_daad.commands.shared.output_folder import Row, write_table, write_text
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.commands.shared.resume_point import ResumePoint
@@ -165,7 +164,7 @@ def run(cell: Cell, data: Path, folder: Path, device: str, keep_checkpoint: bool
         engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
     measures = evaluate(model, datamodule, folder / "scores.csv", device)
     row = {**asdict(cell), "trained_steps": engine.trainer.global_step, "train_seconds": round(trained, 1)}
-    row |= {"seconds": round(earlier + time.perf_counter() - start, 1), "commit": _commit(), **measures}
+    row |= {"seconds": round(earlier + time.perf_counter() - start, 1), "commit": describe_commit(), **measures}
     write_text(folder / "result.json", json.dumps(row, indent=1))
     for scratch in (resume, folder / "engine"):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -211,19 +210,3 @@ def evaluate(model: Model, datamodule: AnomalibDataModule, scores_path: Path, de
         for part in ("R", "L", "fused")
     }
     return measures | (measure_pixels(torch.cat(maps), torch.cat(masks)) if maps else _NO_PIXELS)
-
-
-def _commit() -> str:
-    """Commit of the package, or its version where it is not in a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commands = ([*git, "ls-files", "--error-unmatch", __file__], [*git, "describe", "--always", "--dirty"])
-    try:
-        for command in commands:
-            run_git = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # our own words
-        return run_git.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    try:
-        return version("anomalib-daad")
-    except PackageNotFoundError:
-        return "unknown"

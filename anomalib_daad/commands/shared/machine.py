@@ -4,6 +4,7 @@
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,26 @@ def describe_machine(device: str) -> str:
     versions = ", ".join(filter(None, map(_version, _PACKAGES)))
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}, {date}."
+
+
+def describe_commit() -> str:
+    """Name the code: the commit of the package, or its version where it is not in a repository.
+
+    Returns:
+        str: Commit, with ``-dirty`` where files differ from it; or a version.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commands = ([*git, "ls-files", "--error-unmatch", __file__], [*git, "describe", "--always", "--dirty"])
+    try:
+        for command in commands:
+            run_git = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # our own words
+        return run_git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    try:
+        return version("anomalib-daad")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _version(package: str) -> str:

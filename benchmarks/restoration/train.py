@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a training of DaadRestoration reaches: measures of its test images and the time it took, one row a training.
+
+Rows are appended, so that trainings of several commits stand in one table. Pixels are judged at 128 px.
+
+Example:
+    python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import interpolate
+
+from anomalib_daad import DaadRestoration
+from anomalib_daad.commands.shared.machine import describe_commit, describe_machine
+from anomalib_daad.commands.shared.output_folder import Row, read_table, write_table
+from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+
+MASK_SIZE = 128
+
+
+def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[DaadRestoration, MVTecAD, float]:
+    """Train as ``anomalib train`` does; the model, its data, and the seconds of the training."""
+    datamodule = MVTecAD(arguments.root, category, train_batch_size=8, eval_batch_size=16, num_workers=0)
+    model = DaadRestoration(base_channels=arguments.channels, seed=seed, visualizer=False)
+    start = time.perf_counter()
+    Engine(
+        max_steps=arguments.steps,
+        precision=arguments.precision,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        limit_val_batches=0,
+        default_root_dir=arguments.checkpoints / f"{category}_{seed}",
+    ).fit(model, datamodule=datamodule)
+    return model.eval(), datamodule, time.perf_counter() - start
+
+
+@torch.no_grad()
+def judge(model: DaadRestoration, datamodule: MVTecAD) -> Row:
+    """Measure the test images."""
+    scores, labels, maps, masks = [], [], [], []
+    for batch in datamodule.test_dataloader():
+        output = model.model(model.pre_processor(batch.image))
+        scores.append(output.pred_score.flatten())
+        labels.append(batch.gt_label)
+        maps.append(interpolate(output.anomaly_map.float(), (MASK_SIZE, MASK_SIZE), mode="bilinear"))
+        masks.append(interpolate(batch.gt_mask[:, None].float(), MASK_SIZE)[:, 0] > 0)
+    pixels = measure_pixels(torch.cat(maps), torch.cat(masks))
+    return {
+        "image_AUROC": round(float(roc_auc_score(torch.cat(labels), torch.cat(scores))), 4),
+        "pixel_AUROC": round(pixels["auroc_pixel"], 4),
+        "AUPRO": round(pixels["aupro"], 4),
+    }
+
+
+def main() -> None:
+    """Train each category with each seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("categories", nargs="+")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--precision", default="32-true")
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        for category in arguments.categories:
+            model, datamodule, seconds = train(arguments, category, seed)
+            row: Row = {
+                "channels": arguments.channels,
+                "networks_px": 64,
+                "category": category,
+                "seed": seed,
+                "steps": arguments.steps,
+                "training_images": len(datamodule.train_data),
+                "threads": torch.get_num_threads(),
+                "seconds": round(seconds, 1),
+                **judge(model, datamodule),
+                "precision": arguments.precision,
+                "commit": describe_commit(),
+                "machine": describe_machine("cpu"),
+            }
+            print(row, flush=True)
+            write_table([*(read_table(arguments.output) if arguments.output.exists() else []), row], arguments.output)
+
+
+if __name__ == "__main__":
+    main()
