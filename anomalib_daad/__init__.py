@@ -22,6 +22,7 @@ from .models.memae import MemAe
 from .models.mnad import Mnad
 from .registration import MODELS, register
 from .safetensors_file import load_safetensors, save_safetensors
+from .training.false_alarms import FalseAlarmPostProcessor
 
 try:
     __version__ = version("anomalib-daad")
@@ -36,6 +37,7 @@ __all__ = [
     "Daad",
     "DaadRestoration",
     "DemoTextures",
+    "FalseAlarmPostProcessor",
     "MemAe",
     "Mnad",
     "OneClassCIFAR10",

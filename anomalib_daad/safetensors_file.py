@@ -28,13 +28,6 @@ from safetensors.torch import save_file
 from .registration import MODELS, Model
 from .training.checkpoint_content import FORMAT, is_read
 
-_SETTINGS = (
-    "enable_normalization",
-    "enable_thresholding",
-    "enable_threshold_matching",
-    "image_sensitivity",
-    "pixel_sensitivity",
-)
 # Ranges and thresholds are NaN in a model that was not calibrated.
 _MAY_BE_NAN = (
     *("post_processor.", "model.score.", "model.placement.growth"),
@@ -60,6 +53,7 @@ def save_safetensors(model: Model, path: str | Path) -> Path:
         msg = f"Only {', '.join(MODELS)} with their own pre-processor can be saved, got {name} with another one: it "
         msg += "would not be in the file."
         raise ValueError(msg)
+    post_processor: Any = model.post_processor
     try:
         plugin = version("anomalib-daad")
     except PackageNotFoundError:
@@ -70,7 +64,7 @@ def save_safetensors(model: Model, path: str | Path) -> Path:
         "anomalib_daad": plugin,
         "model": name,
         "arguments": json.dumps(dict(model.hparams), sort_keys=True),
-        "post_processor": json.dumps({key: getattr(model.post_processor, key) for key in _SETTINGS}),
+        "post_processor": json.dumps(post_processor.checkpoint_config()),
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -112,9 +106,8 @@ def load_safetensors(path: str | Path) -> Model:
         raise ValueError(msg)
     model = _build(path, metadata, tensors)
     model.load_state_dict(model.complete(tensors))
-    for key, value in json.loads(metadata["post_processor"]).items():
-        if key in _SETTINGS:
-            setattr(model.post_processor, key, value)
+    post_processor: Any = model.post_processor
+    post_processor.load_checkpoint_config(json.loads(metadata["post_processor"]))
     return model.eval()
 
 

@@ -119,7 +119,7 @@ class CheckedCheckpoints(Module):
         self._validated = bool(_header(checkpoint).get("validated", True))
 
     def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Add to a state what earlier versions did not save. Nothing, unless a detector has such.
+        """Add to a state what earlier versions did not save: of thresholds, that they are from no good images alone.
 
         Args:
             state (dict[str, torch.Tensor]): State of a model.
@@ -127,7 +127,10 @@ class CheckedCheckpoints(Module):
         Returns:
             dict[str, torch.Tensor]: State of a model of this version that judges alike.
         """
-        return state
+        if not any(key.startswith("post_processor.") for key in state):
+            return state
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("post_processor.good_")}
+        return {**own, **state}
 
     @classmethod
     def _refuse_other_models(cls, checkpoint: dict[str, Any]) -> None:

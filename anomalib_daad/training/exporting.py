@@ -16,6 +16,7 @@ from torch import nn
 from anomalib_daad.components.encoder_decoder import UpConvolution
 from anomalib_daad.components.inference import for_inference
 
+from .export_description import write_description
 from .lightning_internals import Module
 from .quantization import quantize
 
@@ -35,6 +36,16 @@ def _without_logs_of(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _files(path: Path, companion: str) -> list[Path]:
+    """Files of an export: its own, and the one that weights may lie in."""
+    return [file for file in (path, path.with_suffix(companion)) if file.exists()]
+
+
+def _input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:
+    """Input size among the arguments of anomalib's exports, whose third it is."""
+    return args[2] if len(args) > 2 else kwargs.get("input_size")
 
 
 class RewrittenExports(Module):
@@ -75,7 +86,9 @@ class RewrittenExports(Module):
             Path: Path to the exported model.
         """
         with self._rewritten_for_inference():
-            return super().to_torch(*args, **kwargs)
+            path = super().to_torch(*args, **kwargs)
+        write_description(self, [path], None)
+        return path
 
     def to_onnx(  # type: ignore[override]
         self, *args: Any, opset_version: int = 18, external_data: bool = False, **kwargs: Any
@@ -99,7 +112,23 @@ class RewrittenExports(Module):
             for module in self.model.modules():
                 if isinstance(module, UpConvolution):
                     module.fix_kernel()
-            return super().to_onnx(*args, opset_version=opset_version, external_data=external_data, **kwargs)
+            path = super().to_onnx(*args, opset_version=opset_version, external_data=external_data, **kwargs)
+        write_description(self, _files(path, ".onnx.data"), _input_size(args, kwargs))
+        return path
+
+    def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to OpenVINO.
+
+        Args:
+            args: As anomalib's ``to_openvino``.
+            kwargs: As anomalib's ``to_openvino``.
+
+        Returns:
+            Path: Path to the exported model.
+        """
+        path = super().to_openvino(*args, **kwargs)
+        write_description(self, _files(path, ".bin"), _input_size(args, kwargs))
+        return path
 
     def _post_training_quantization_ov(  # type: ignore[override]  # needs the number of scales
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None

@@ -35,6 +35,7 @@ from .checkpoint_file import write_whole_checkpoints
 from .distributed import average
 from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
+from .false_alarms import FalseAlarmPostProcessor
 from .good_images_alone import GoodImagesAlone
 from .image_cache import ImageCache
 from .judgement_pictures import JudgementVisualizer
@@ -69,7 +70,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
     Args:
         image_size (tuple[int, int]): Height and width that the default pre-processor resizes images to.
         pre_processor (PreProcessor | bool): ``True`` for the default one.
-        post_processor (PostProcessor | bool): ``True`` for anomalib's.
+        post_processor (PostProcessor | bool): ``True`` for :class:`FalseAlarmPostProcessor`.
         evaluator (Evaluator | bool): ``True`` for the default one.
         visualizer (Visualizer | bool): ``True`` for :class:`JudgementVisualizer`.
 
@@ -149,6 +150,14 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             Evaluator: Evaluator.
         """
         return evaluation.configure_evaluator()
+
+    def configure_post_processor(self) -> FalseAlarmPostProcessor:
+        """Configure the default post-processor.
+
+        Returns:
+            FalseAlarmPostProcessor: Thresholds that reject 1 of 100 good images.
+        """
+        return FalseAlarmPostProcessor()
 
     @classmethod
     def configure_visualizer(cls) -> JudgementVisualizer:

@@ -75,7 +75,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         addressing (str): How blocks address a memory: ``"sharp"`` lets them choose a few items, by cosines at
             temperature 0.05; ``"paper"`` is eq. 1 as printed, which mixes half of the items. Defaults to ``"sharp"``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
-        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        post_processor (PostProcessor | bool): Defaults to ``True``: thresholds that reject 1 of 100 good images.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 

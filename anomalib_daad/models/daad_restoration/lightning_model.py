@@ -72,7 +72,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, also
             of a run that is resumed; ``None`` follows the global random state. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
-        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        post_processor (PostProcessor | bool): Defaults to ``True``: thresholds that reject 1 of 100 good images.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 
@@ -153,6 +153,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
 
     def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Let a model that was trained without registration search as it did then."""
+        state = super().complete(state)
         registration, search = self.model.registration, self.model.placement
         if registration is None or search is None or "model.registration.template" in state:
             return state

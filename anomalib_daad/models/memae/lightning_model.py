@@ -48,7 +48,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
             What keeps no weight reads zero and learns nothing; a training says so where half of the blocks do.
             Defaults to ``5.0``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
-        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        post_processor (PostProcessor | bool): Defaults to ``True``: thresholds that reject 1 of 100 good images.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 

@@ -54,7 +54,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
         seed (int | None): As for :class:`Daad`. Defaults to ``None``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, then scale [0, 1] to [-1, 1].
-        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        post_processor (PostProcessor | bool): Defaults to ``True``: thresholds that reject 1 of 100 good images.
         evaluator (Evaluator | bool): Defaults to ``True``: anomalib's, and AUROC in validation.
         visualizer (Visualizer | bool): Defaults to ``True``: image, what was expected, what is odd.
 
