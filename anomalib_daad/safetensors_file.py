@@ -105,6 +105,7 @@ def load_safetensors(path: str | Path) -> Model:
         msg = f"{path} was changed or damaged after it was saved; get the file again from where it came."
         raise ValueError(msg)
     model = _build(path, metadata, tensors)
+    model.make_room(tensors)
     model.load_state_dict(model.complete(tensors))
     post_processor: Any = model.post_processor
     post_processor.load_checkpoint_config(json.loads(metadata["post_processor"]))
@@ -121,6 +122,7 @@ def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.
             raise ValueError(msg)
         with torch.device("meta"):  # takes no memory, whatever the arguments say
             described = model_class(**arguments)
+            described.make_room(tensors)
             expected, completed = described.state_dict(), described.complete(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         msg = f"{path} does not describe a model that can be built: {error}."

@@ -70,6 +70,7 @@ class AnomalyNetwork(nn.Module):
         num_scales (int): Scales of its autoencoder.
         score (FusedScore): The fused score, with the ranges of its parts.
         wording (Wording): How its pictures are captioned.
+        ignored (torch.Tensor | None): Pixels that do not count, boolean, shape ``(1, 1, H, W)``; None for none.
 
     Raises:
         ValueError: If gamma is out of range.
@@ -82,6 +83,8 @@ class AnomalyNetwork(nn.Module):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.num_scales = count_scales(self.image_size)
         self.score = FusedScore(gamma)
+        self.ignored: torch.Tensor | None
+        self.register_buffer("ignored", None)
 
     def forward(self, images: torch.Tensor) -> Any:
         """Reconstruct and judge images.
@@ -97,6 +100,7 @@ class AnomalyNetwork(nn.Module):
             ValueError: If the images do not have the size that the network was built for.
         """
         self.check(images)
+        images = self.cover(images)
         if self.training:
             return self.reconstruct_for_losses(images)
         if torch.compiler.is_compiling():
@@ -114,6 +118,17 @@ class AnomalyNetwork(nn.Module):
             ValueError: If they are of another kind, size or type.
         """
         check_images(images, (3, *self.image_size), next(self.parameters()).dtype)
+
+    def cover(self, images: torch.Tensor) -> torch.Tensor:
+        """Paint grey what does not count.
+
+        Args:
+            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor: The images, without what lies in the ignored region.
+        """
+        return images if self.ignored is None else images.masked_fill(self.ignored, 0.0)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Any:
         """Reconstruct images for training.
@@ -165,7 +180,7 @@ class AnomalyNetwork(nn.Module):
         """
         self.check(images)
         with full_precision(images):
-            return self.judge(images).scores
+            return self.judge(self.cover(images)).scores
 
     def _infer(self, images: torch.Tensor) -> InferenceBatch:
         scores, anomaly_map = self.judge(images)

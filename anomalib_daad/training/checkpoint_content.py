@@ -113,10 +113,20 @@ class CheckedCheckpoints(Module):
         """
         self._refuse_other_models(checkpoint)
         self._take_arguments(checkpoint.get("hyper_parameters", {}))
+        self.make_room(checkpoint["state_dict"])
         checkpoint["state_dict"] = self.complete(checkpoint["state_dict"])
         self._refuse_other_shapes(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self._validated = bool(_header(checkpoint).get("validated", True))
+
+    def make_room(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Give the network what only some trained ones have: a region that it ignores.
+
+        Args:
+            state (Mapping[str, torch.Tensor]): State of a model.
+        """
+        is_there = "model.ignored" in state
+        self.model.ignored = torch.zeros(1, 1, *self.model.image_size, dtype=torch.bool) if is_there else None
 
     def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add to a state what earlier versions did not save: of thresholds, that they are from no good images alone.

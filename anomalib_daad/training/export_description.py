@@ -61,6 +61,32 @@ def write_description(model: Any, files: Sequence[Path], input_size: Sequence[in
     return path
 
 
+def read_description(file: Path) -> dict[str, Any] | None:
+    """Read what is said of an export.
+
+    Args:
+        file (Path): The export's first file.
+
+    Returns:
+        dict[str, Any] | None: The description; None where there is none.
+
+    Raises:
+        ValueError: If the description is of another file.
+    """
+    path = file.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = description["sha256"][file.name]
+    except (ValueError, KeyError, TypeError):
+        return None  # another program's
+    if known != checksum(file):
+        msg = f"{path} describes another file than {file}, which was changed or replaced: export the model again."
+        raise ValueError(msg)
+    return description
+
+
 def describe_thresholds(post_processor: Any) -> dict[str, Any]:
     """Tell where thresholds lie, and what they promise.
 

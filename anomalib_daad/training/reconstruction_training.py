@@ -265,7 +265,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         del batch_idx
         self.model.check(batch.image)
         refuse_not_finite(batch)
-        images = plain_tensor(batch.image)
+        images = self.model.cover(plain_tensor(batch.image))
         if self._latest_images is None:
             refuse_other_range(images, type(self).__name__)
             warn_if_half_range(self.pre_processor, images, type(self).__name__)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from conftest import make_restoration
 from PIL import Image
 
-from anomalib_daad import save_safetensors
+from anomalib_daad import DaadRestoration, save_safetensors
 from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.judge import judge_images
 from anomalib_daad.commands.judge.judge import TrainedJudge, open_judge
@@ -80,6 +81,32 @@ def test_scores_and_verdicts_are_those_of_anomalibs_prediction(trained, parts, t
         assert float(found[name]["score"]) == pytest.approx(score, abs=1e-4)
         if abs(score - 0.5) > 1e-3:
             assert found[name]["verdict"] == ("defective" if label else "good")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx", "openvino"])
+def test_p_values_and_raw_scores_are_those_of_the_network(trained, parts, tmp_path, kind) -> None:
+    judge(trained[kind], parts, tmp_path / "out")
+    model = DaadRestoration.load_from_checkpoint(trained["checkpoint"])
+    good = model.post_processor.good_scores[model.post_processor.good_scores.isfinite()].numpy()
+    assert len(good) == 5
+    for name, row in rows(tmp_path / "out").items():
+        image = torch.from_numpy(np.asarray(Image.open(parts / name).convert("RGB")) / np.float32(255))
+        with torch.no_grad():
+            raw = float(model.model(model.pre_processor(image.permute(2, 0, 1)[None])).pred_score)
+        near = np.abs(good - raw) < 1e-4 * np.ptp(good)
+        if not near.any():  # an image that the threshold is from may end on either side of itself
+            assert float(row["p_value"]) == pytest.approx((1 + (good >= raw).sum()) / 6, abs=1e-5)
+        if 0 < float(row["score"]) < 1:
+            assert float(row["raw_score"]) == pytest.approx(raw, rel=1e-3)
+
+
+def test_an_export_that_was_replaced_is_refused(trained, parts, tmp_path) -> None:
+    shutil.copytree(trained["onnx"].parent, tmp_path / "onnx")
+    replaced = tmp_path / "onnx" / trained["onnx"].name
+    with replaced.open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ValueError, match=r"model.json describes another file than .*model.onnx, which was changed"):
+        judge(replaced, parts, tmp_path / "out")
 
 
 def test_the_place_is_the_maps_strongest_point(trained, parts, tmp_path) -> None:

@@ -3,7 +3,6 @@
 """The speed benchmark counts, times and compares what it says it does."""
 
 import csv
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
 from anomalib_daad import Daad
+from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.shared.output_folder import read_table, write_table
 from anomalib_daad.commands.speed import benchmark, inference, limit, peers, report, runtimes, timing, training
 from anomalib_daad.commands.speed.benchmark import speed
@@ -69,9 +69,9 @@ def test_peers_have_the_shapes_that_training_gives_them() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(peers.MODELS) - {"PatchCore"}))
 def test_peers_score_images(name) -> None:
-    images = torch.rand(2, 3, 256, 256)
+    images = torch.rand(1, 3, 256, 256)
     with torch.no_grad():
-        assert len(peers.build(name, 256)(images).pred_score) == 2
+        assert len(peers.build(name, 256)(images).pred_score) == 1
 
 
 def test_restoration_is_timed_in_all_ways_of_finding_parts() -> None:
@@ -99,7 +99,7 @@ def test_runtimes_compute_the_same(runtime) -> None:
 
 def test_steps_train_the_model() -> None:
     """What is timed learns: the loss falls, in the plain version as in the fast one."""
-    images = torch.linspace(-1, 1, 128).expand(4, 3, 128, 128)
+    images = torch.linspace(-1, 1, 128).expand(2, 3, 128, 128)
     torch.manual_seed(0)
     for step in (training._daad(images, True, None), training._plain(images)):
         losses = [float(step()) for _ in range(6)]
@@ -181,10 +181,11 @@ def test_a_missing_openvino_is_one_sentence(monkeypatch, tmp_path) -> None:
         speed(tmp_path, runtimes=["openvino"])
 
 
-def test_the_command_says_it_in_one_line(tmp_path) -> None:
-    code = "from anomalib_daad.commands.command_line import main; main()"
-    command = [sys.executable, "-c", code, "speed", "--output", str(tmp_path), "--runtimes", "[nosuch]"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert run.stderr.strip().splitlines()[-1].startswith("anomalib-daad: error: Unknown runtime nosuch; choose")
-    assert "Traceback" not in run.stderr
+def test_the_command_says_it_in_one_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["anomalib-daad", "speed", "--output", str(tmp_path), "--runtimes", "[nosuch]"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.strip().splitlines()[-1].startswith("anomalib-daad: error: Unknown runtime nosuch; choose")
+    assert "Traceback" not in said

@@ -4,7 +4,6 @@
 
 from functools import partialmethod
 
-import pytest
 import torch
 from conftest import make_model, make_restoration, weights
 from torch import nn
@@ -13,11 +12,10 @@ from anomalib_daad.components.encoder_decoder import Decoder, Encoder
 from anomalib_daad.training import CompileNetworks
 
 
-@pytest.mark.parametrize("adversarial", [True, False])
-def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch, tmp_path, adversarial) -> None:
+def test_compiled_training_is_the_same(make_datamodule, make_engine, monkeypatch, tmp_path) -> None:
     """As traced for torch.compile; the code that its default backend generates takes minutes."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
-    models = [make_model(adversarial=adversarial) for _ in range(2)]
+    models = [make_model() for _ in range(2)]
     for model, callbacks in zip(models, ([], [CompileNetworks()]), strict=True):
         make_engine(max_epochs=2, callbacks=callbacks).fit(model, datamodule=make_datamodule())
     plain, compiled = models

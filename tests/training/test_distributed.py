@@ -5,6 +5,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,58 +15,71 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_daad import Daad, DaadRestoration
 
+KINDS = {
+    "daad_plus": (Daad, {**SMALL, "learning_rate": 1e-3}),
+    "restoration": (DaadRestoration, {**SMALL_RESTORATION, "placement_radius": 1}),
+}
 SCRIPT = """
 import sys
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib_daad import {model}
+from anomalib_daad import Daad, DaadRestoration
 from anomalib_daad.training.distributed import gather
 
-if __name__ == "__main__":
-    root, output, devices = sys.argv[1:]
-    model = {model}(**{arguments})
-    datamodule = MVTecAD(
-        root, "part", train_batch_size=6 // int(devices), eval_batch_size=2, num_workers=0
-    )
-    strategy = "ddp" if devices == "2" else "auto"
+
+def train(name, kind, arguments, root, output, devices):
+    model = kind(**arguments)
+    datamodule = MVTecAD(root, "part", train_batch_size=6 // devices, eval_batch_size=2, num_workers=0)
+    strategy = "ddp" if devices == 2 else "auto"
     engine = Engine(
-        accelerator="cpu", devices=int(devices), strategy=strategy, max_epochs=40, check_val_every_n_epoch=20,
-        enable_progress_bar=False, default_root_dir=output,
+        accelerator="cpu", devices=devices, strategy=strategy, max_epochs=40, check_val_every_n_epoch=20,
+        enable_progress_bar=False, default_root_dir=f"{output}/{name}",
     )
     engine.fit(model, datamodule=datamodule)
     gathered = gather(torch.full((model.global_rank + 1,), float(model.global_rank)))
     torch.save(
-        {{
+        {
             "state": model.state_dict(), "gathered": gathered, "steps": engine.trainer.global_step,
             "checkpoint": engine.trainer.checkpoint_callback.best_model_path,
-        }},
-        f"{{output}}/rank{{model.global_rank}}.pt",
+        },
+        f"{output}/{name}{model.global_rank}.pt",
     )
+
+
+if __name__ == "__main__":
+    root, output, devices = sys.argv[1:]
+    for name, (kind, arguments) in KINDS.items():
+        train(name, kind, arguments, root, output, int(devices))
 """
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(Daad, {**SMALL, "learning_rate": 1e-3}), (DaadRestoration, {**SMALL_RESTORATION, "placement_radius": 1})],
-    ids=["daad_plus", "restoration"],
-)
-def runs(request, data_root, tmp_path_factory) -> dict:
-    """What each process held after training, by the number of processes; and the kind of model."""
-    kind, arguments = request.param
+@pytest.fixture(scope="module")
+def outputs(data_root, tmp_path_factory) -> dict[int, Path]:
+    """Folder of what was trained by one process, and by two; both train every kind, since processes take seconds."""
     folder = tmp_path_factory.mktemp("distributed")
     script = folder / "train.py"
-    script.write_text(SCRIPT.format(model=kind.__name__, arguments=arguments))
-    results = {"kind": kind}
+    known = ", ".join(f"{name!r}: ({kind.__name__}, {arguments!r})" for name, (kind, arguments) in KINDS.items())
+    script.write_text(SCRIPT.replace("KINDS.items()", f"{{{known}}}.items()"))
+    found = {}
     for devices in (1, 2):
-        output = folder / str(devices)
-        output.mkdir()
+        found[devices] = folder / str(devices)
+        found[devices].mkdir()
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, str(script), str(data_root), str(output), str(devices)]
+        command = [sys.executable, str(script), str(data_root), str(found[devices]), str(devices)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert run.returncode == 0, run.stderr[-3000:]
-        results[devices] = [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in range(devices)]
-    return results
+    return found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def runs(request, outputs) -> dict:
+    """What each process held after training, by the number of processes; and the kind of model."""
+    held = {
+        devices: [torch.load(folder / f"{request.param}{rank}.pt", weights_only=True) for rank in range(devices)]
+        for devices, folder in outputs.items()
+    }
+    return {"kind": KINDS[request.param][0], **held}
 
 
 def test_processes_hold_the_same_weights_and_ranges(runs) -> None:

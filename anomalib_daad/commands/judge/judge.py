@@ -11,6 +11,8 @@ import torch
 
 from anomalib_daad.commands.shared.trained_model import load_model
 from anomalib_daad.safetensors_file import load_safetensors
+from anomalib_daad.training.export_description import read_description
+from anomalib_daad.training.false_alarms import FalseAlarmPostProcessor
 from anomalib_daad.training.run_checks import refuse_untrained
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default moves scores on processors with bfloat16
@@ -24,11 +26,15 @@ class Judgement(NamedTuple):
         score (float): Anomaly score; of a model with thresholds in [0, 1], where 0.5 is the threshold.
         is_defective (bool | None): The model's own verdict; None where it has no threshold.
         anomaly_map (np.ndarray | None): Scaled as the score is, shape ``(h, w)``; None where the model makes none.
+        p_value (float | None): Share of good images that look at least as odd; None where the model cannot tell.
+        raw_score (float | None): Score before it was scaled to [0, 1]; None where the model cannot tell.
     """
 
     score: float
     is_defective: bool | None
     anomaly_map: np.ndarray | None
+    p_value: float | None = None
+    raw_score: float | None = None
 
 
 class Judge(Protocol):
@@ -62,10 +68,19 @@ class TrainedJudge:
     @torch.inference_mode()
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
-        output = self.model(self._pixels(image))
+        raw = self.model.model(self.model.pre_processor(self._pixels(image)))
+        post_processor = self.model.post_processor
+        output = raw if post_processor is None else post_processor(raw)
         has_verdict = self.threshold is not None and output.pred_label is not None
         label = bool(output.pred_label.flatten()[0]) if has_verdict else None
-        return Judgement(float(output.pred_score.flatten()[0]), label, _plane(output.anomaly_map))
+        knows_good = isinstance(post_processor, FalseAlarmPostProcessor) and int(post_processor.good_images) > 0
+        return Judgement(
+            float(output.pred_score.flatten()[0]),
+            label,
+            _plane(output.anomaly_map),
+            float(post_processor.p_value(raw.pred_score.flatten())[0]) if knows_good else None,
+            float(raw.pred_score.flatten()[0]),
+        )
 
     @torch.inference_mode()
     def expect(self, image: np.ndarray) -> np.ndarray:
@@ -82,11 +97,14 @@ class ExportedJudge:
 
     Args:
         inferencer (Any): Inferencer.
+        description (dict[str, Any] | None): What lies beside the export, of this package's; ``None`` without.
     """
 
-    def __init__(self, inferencer: Any) -> None:
+    def __init__(self, inferencer: Any, description: dict[str, Any] | None = None) -> None:
         self.inferencer = inferencer
-        self.threshold: float | None = None  # the file holds it and does not tell
+        self.description = description
+        # An export of another package holds its threshold and does not tell.
+        self.threshold: float | None = description["image_threshold"] if description else None
 
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
@@ -97,11 +115,31 @@ class ExportedJudge:
             msg = f"the export takes no image of {width}x{height} pixels; export it without an input size"
             raise ValueError(msg) from error
         label = None if output.pred_label is None else bool(np.asarray(output.pred_label).flatten()[0])
-        return Judgement(float(np.asarray(output.pred_score).flatten()[0]), label, _plane(output.anomaly_map))
+        score = float(np.asarray(output.pred_score).flatten()[0])
+        return Judgement(score, label, _plane(output.anomaly_map), *tell(score, self.description))
 
     def expect(self, image: np.ndarray) -> None:
         """An export holds no reconstruction."""
         del image
+
+
+def tell(score: float, description: dict[str, Any] | None) -> tuple[float | None, float | None]:
+    """Tell what an export's score means.
+
+    Args:
+        score (float): Score in [0, 1].
+        description (dict[str, Any] | None): Description of the export.
+
+    Returns:
+        tuple[float | None, float | None]: Its p-value, and the score as the network gave it, which 0 and 1 do not tell;
+        None for what is not known.
+    """
+    if description is None:
+        return None, None
+    good, raw = description["good_scores"], description["raw"]
+    p_value = (1 + sum(it >= score for it in good)) / (1 + len(good)) if good else None
+    is_linear = 0 < score < 1 and raw is not None and None not in raw.values()
+    return p_value, raw["image_threshold"] + (score - 0.5) * raw["image_range"] if is_linear else None
 
 
 def _threshold(post_processor: Any) -> float | None:
@@ -141,7 +179,7 @@ def open_judge(path: Path) -> Judge:
         msg = f"{path} holds an OpenVINO model's weights alone: give {path.with_suffix('.xml')}."
         raise ValueError(msg)
     if path.suffix in EXPORTS:
-        return ExportedJudge(_open_inferencer(path))
+        return ExportedJudge(_open_inferencer(path), read_description(path))
     return TrainedJudge(load_model(path))
 
 

@@ -140,7 +140,8 @@ def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Sco
         logger.warning("%s cannot be judged: %s", name, error)
         return Score(name, None, UNREADABLE, note=str(error), version=version)
     place = (None, None) if found.anomaly_map is None else pictures.strongest(found.anomaly_map, image.shape[:2])
-    return Score(name, found.score, _decide(found, threshold), place[0], place[1], version=version)
+    verdict = _decide(found, threshold)
+    return Score(name, found.score, verdict, found.p_value, found.raw_score, *place, version=version)
 
 
 def _decide(found: Judgement, threshold: float | None) -> str:
@@ -157,11 +158,12 @@ def _rank(score: Score) -> tuple[float, str]:
 
 
 def _print(scores: list[Score], path: Path) -> None:
-    table = Table("file", "score", "verdict", "where (x, y)")
+    table = Table("file", "score", "verdict", "p-value", "where (x, y)")
     for score in scores[:SHOWN]:
         place = "" if score.x is None else f"{score.x}, {score.y}"
         shown = "" if score.score is None else f"{score.score:.3f}"
-        table.add_row(Text(score.file), shown, score.verdict, place)
+        odd = "" if score.p_value is None else f"{score.p_value:.3f}"
+        table.add_row(Text(score.file), shown, score.verdict, odd, place)
     console = Console()
     console.print(table)
     left = f", {len(scores) - SHOWN} more in" if len(scores) > SHOWN else ":"

@@ -20,6 +20,8 @@ class Score(NamedTuple):
         file (str): Path below the folder of images.
         score (float | None): Anomaly score; None for a file that cannot be read.
         verdict (str): ``"good"``, ``"defective"``, ``"undecided"`` without a threshold, or ``"unreadable"``.
+        p_value (float | None): Share of good images that look at least as odd; None where the model cannot tell.
+        raw_score (float | None): Score before it is scaled to [0, 1]; None where the model cannot tell.
         x (int | None): Column of the strongest point, in pixels of the image.
         y (int | None): Its row.
         note (str): Why a file cannot be read.
@@ -29,6 +31,8 @@ class Score(NamedTuple):
     file: str
     score: float | None
     verdict: str
+    p_value: float | None = None
+    raw_score: float | None = None
     x: int | None = None
     y: int | None = None
     note: str = ""
@@ -58,6 +62,7 @@ class ScoresFile:
         if self.path.exists():
             self._drop_half_a_line()
         is_begun = note.exists() and self.path.exists() and bool(self.read())
+        settings = {**settings, "columns": ", ".join(Score._fields)}
         before = json.loads(note.read_text(encoding="utf-8")) if is_begun else settings
         if before != settings:
             changed = ", ".join(key for key in settings if before.get(key) != settings[key])
@@ -89,7 +94,7 @@ class ScoresFile:
         Args:
             score (Score): The line.
         """
-        values = score._replace(score=None if score.score is None else float(f"{score.score:.6g}"))
+        values = [float(f"{value:.6g}") if isinstance(value, float) else value for value in score]
         self._writer.writerow(["" if value is None else value for value in values])
         self._file.flush()
 
@@ -104,8 +109,10 @@ class ScoresFile:
         return [
             Score(
                 file=row["file"],
-                score=float(row["score"]) if row["score"] else None,
+                score=_number(row["score"]),
                 verdict=row["verdict"],
+                p_value=_number(row["p_value"]),
+                raw_score=_number(row["raw_score"]),
                 x=int(row["x"]) if row["x"] else None,
                 y=int(row["y"]) if row["y"] else None,
                 note=row["note"],
@@ -113,3 +120,7 @@ class ScoresFile:
             )
             for row in rows.values()
         ]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

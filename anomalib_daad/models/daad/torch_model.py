@@ -112,4 +112,5 @@ class DaadModel(AnomalyNetwork):
 
     def explain(self, images: torch.Tensor) -> Explanation:
         """Show images and reconstructions."""
+        images = self.cover(images)
         return Explanation(images, *self.autoencoder.reconstruct(images))

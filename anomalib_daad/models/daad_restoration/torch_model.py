@@ -218,6 +218,7 @@ class RestorationModel(AnomalyNetwork):
 
     def explain(self, images: torch.Tensor) -> Explanation:
         """Show images and restorations, without detail, at the place that images have."""
+        images = self.cover(images)
         placed = self.place(images)
         reads = self.autoencoder.reconstruct(light(placed.images.float()).take(placed.images)).reads
         return Explanation(self.detail(images)[:, :COLOURS], placed.back(placed.restorations)[:, :COLOURS], reads)

@@ -50,6 +50,7 @@ class MemAeModel(AnomalyNetwork):
 
     def explain(self, images: torch.Tensor) -> Explanation:
         """Show images and reconstructions."""
+        images = self.cover(images)
         return Explanation(images, *self.autoencoder.reconstruct(images))
 
 

@@ -77,6 +77,7 @@ class MnadModel(AnomalyNetwork):
 
     def explain(self, images: torch.Tensor) -> Explanation:
         """Show images and reconstructions."""
+        images = self.cover(images)
         return Explanation(images, *self.reconstruct(images))
 
     def reconstruct(self, images: torch.Tensor) -> MnadOutput:
