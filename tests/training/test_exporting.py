@@ -2,6 +2,7 @@
 
 """Exports and inferencers give the scores of Engine.predict."""
 
+import json
 import logging
 
 import numpy as np
@@ -86,6 +87,8 @@ def check_onnx_and_openvino(trained, input_size: tuple[int, int] | None) -> Open
     expected = predict(engine, model, datamodule)
 
     onnx_path = engine.export(model, ExportType.ONNX, input_size=input_size)
+    taken = json.loads(onnx_path.with_suffix(".json").read_text(encoding="utf-8"))["input"]
+    assert (taken["height"], taken["width"]) == (input_size or (None, None))
     session = onnxruntime.InferenceSession(str(onnx_path))
     names = [output.name for output in session.get_outputs()]
     images = np.stack([read_image(path, as_tensor=True).numpy() for path in expected])
