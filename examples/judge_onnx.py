@@ -18,6 +18,8 @@ from PIL import Image
 def main(model: Path, images: list[Path]) -> None:
     """Print what the export says of each image."""
     known = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+    if known["format"] != 1:
+        sys.exit(f"{model.stem}.json is of a format that this program does not know: take the program of its version.")
     for name, digest in known["sha256"].items():
         if sha256(model.with_name(name).read_bytes()).hexdigest() != digest:
             sys.exit(f"{name} is not the file that {model.stem}.json describes: copy all files of one export.")

@@ -65,6 +65,8 @@ int main(int count, char** arguments) try {
     if (count < 2) throw std::runtime_error("Usage: judge_openvino model.xml part.ppm ...");
     const std::filesystem::path model = arguments[1];
     const std::string json = read_file(std::filesystem::path(model).replace_extension(".json"));
+    if (numbers(json, "format", 0) != std::vector<double>{1})
+        throw std::runtime_error("model.json is of a format that this program does not know.");
     const std::vector<double> good = numbers(json, "good_scores", 0);
     const size_t raw = json.find("\"raw\":");
     const auto thresholds = numbers(json, "image_threshold", raw), ranges = numbers(json, "image_range", raw);

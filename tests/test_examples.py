@@ -6,6 +6,7 @@ import ast
 import csv
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -166,12 +167,15 @@ def test_onnx_example_refuses_in_one_sentence(exported, tmp_path) -> None:
     changed.write_bytes(changed.read_bytes() + b"\0")
     unknown = Path(shutil.copytree(exported.onnx.parent, tmp_path / "unknown")) / exported.onnx.name
     unknown.with_suffix(".json").write_text(json.dumps({**describe(unknown), "raw": None}), encoding="utf-8")
+    newer = Path(shutil.copytree(exported.onnx.parent, tmp_path / "newer")) / exported.onnx.name
+    newer.with_suffix(".json").write_text(json.dumps({**describe(newer), "format": 2}), encoding="utf-8")
     deep = tmp_path / "deep.png"
     Image.fromarray(np.full((48, 40), 4000, np.uint16)).save(deep)
     for model, image, sentence in (
         (fixed, exported.odd, "is not of 40 x 48 pixels, which the export is fixed to."),
         (changed, good, "model.onnx is not the file that model.json describes"),
         (unknown, good, "The export knows no threshold"),
+        (newer, good, "of a format that this program does not know"),
         (exported.onnx, deep, "more than 8 bits"),
     ):
         result = run(sys.executable, EXAMPLES / "judge_onnx.py", model, image)
@@ -192,6 +196,8 @@ def test_openvino_example_refuses_in_one_sentence(exported, judge_openvino, tmp_
     short.write_bytes(good.read_bytes()[:-1])
     unknown = Path(shutil.copytree(exported.xml.parent, tmp_path / "unknown")) / exported.xml.name
     unknown.with_suffix(".json").write_text(json.dumps({**describe(unknown), "raw": None}), encoding="utf-8")
+    newer = Path(shutil.copytree(exported.xml.parent, tmp_path / "newer")) / exported.xml.name
+    newer.with_suffix(".json").write_text(json.dumps({**describe(newer), "format": 2}), encoding="utf-8")
     for arguments, sentence in (
         ((), "Usage:"),
         ((fixed, odd), "is not of the size that the export is fixed to."),
@@ -200,6 +206,7 @@ def test_openvino_example_refuses_in_one_sentence(exported, judge_openvino, tmp_
         ((exported.xml, tmp_path / "none.ppm"), "none.ppm"),
         ((tmp_path / "none.xml", good), "none.json cannot be read."),
         ((unknown, good), "The export knows no threshold"),
+        ((newer, good), "of a format that this program does not know"),
     ):
         result = run(judge_openvino, *arguments)
         assert result.returncode == 1
@@ -269,5 +276,9 @@ def test_the_description_tells_the_truth(exported, tmp_path) -> None:
         assert known["false_alarm_rate"] == 0.01
         kept = post_processor.good_scores[:5]
         assert known["good_scores"] == pytest.approx(post_processor.normalize_scores(kept).tolist(), abs=1e-7)
+        p_value = runpy.run_path(str(EXAMPLES / "judge_onnx.py"))["p_value"]
+        assert [p_value(it, known) for it in known["good_scores"]] == pytest.approx(
+            post_processor.p_value(kept).tolist()
+        )
     session = onnxruntime.InferenceSession(exported.onnx)
     assert [it.name for it in session.get_outputs()] == list(describe(exported.onnx)["outputs"])
