@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
     *("docs/**/*", "configs/*", "benchmarks/**/*", "anomalib_daad/models/*/*"),
-    "anomalib_daad/components/*",
+    *("anomalib_daad/components/*", "examples/*"),
 )
 CONFIGURATION = """
 site_name: anomalib-daad
@@ -55,6 +55,7 @@ validation:
 nav:
   - Start: README.md
   - Own images: docs/tutorial.md
+  - Own programs: examples/README.md
   - Which detector: docs/models.md
   - Speed and deployment: docs/speed.md
   - Detectors:

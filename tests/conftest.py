@@ -22,7 +22,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that use inference runtimes last: forking data loader workers beside them may crash."""
-    last = {"test_exporting.py", "test_image_reading.py", "test_properties.py", "test_speed.py", "test_studio.py"}
+    last = {
+        "test_examples.py",
+        "test_exporting.py",
+        "test_image_reading.py",
+        "test_properties.py",
+        "test_speed.py",
+        "test_studio.py",
+    }
     items.sort(key=lambda item: item.path.name in last)
 
 

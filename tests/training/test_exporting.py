@@ -2,6 +2,7 @@
 
 """Exports and inferencers give the scores of Engine.predict."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -34,17 +35,18 @@ from onnxruntime.quantization import (  # noqa: E402
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[make_model, make_restoration],
-    ids=["daad_plus", "restoration"],
-)
-def trained(request, data_root, tmp_path_factory):
-    """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32 or 64x64).
+@pytest.fixture(scope="module")
+def made() -> dict:
+    """What was trained, and exported: both take seconds, and serve several tests."""
+    return {}
 
-    An export takes seconds: DAAD and MNAD are exported in ``test_properties.py``.
-    """
-    return train(request.param(), data_root, tmp_path_factory.mktemp("results"))
+
+@pytest.fixture(scope="module", params=[make_model, make_restoration], ids=["daad_plus", "restoration"])
+def trained(request, made, data_root, tmp_path_factory):
+    """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32 or 64x64)."""
+    if request.param not in made:
+        made[request.param] = train(request.param(), data_root, tmp_path_factory.mktemp("results"))
+    return made[request.param]
 
 
 def train(model, data_root, output):
@@ -54,11 +56,14 @@ def train(model, data_root, output):
     return engine, model, datamodule
 
 
-@pytest.fixture(scope="module")
-def onnx_path(trained, tmp_path_factory) -> Path:
-    """The model's export for images of any size, which takes seconds and serves several tests."""
+@pytest.fixture
+def onnx_path(trained, made, tmp_path_factory) -> Path:
+    """The model's export for images of any size."""
     engine, model, _ = trained
-    return engine.export(model, ExportType.ONNX, export_root=tmp_path_factory.mktemp("exported"))
+    key = type(model)
+    if key not in made:
+        made[key] = engine.export(model, ExportType.ONNX, export_root=tmp_path_factory.mktemp("exported"))
+    return made[key]
 
 
 def predict(engine, model, datamodule) -> dict[str, tuple[float, np.ndarray, bool]]:
@@ -156,7 +161,10 @@ def test_onnx_is_one_file_and_says_little(tmp_path, caplog) -> None:
 @pytest.mark.parametrize("trained", [make_model], indirect=True)
 def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
     engine, model, _ = trained
-    check_onnx_and_openvino(trained, engine.export(model, ExportType.ONNX, input_size=(48, 40)))
+    path = engine.export(model, ExportType.ONNX, input_size=(48, 40))
+    check_onnx_and_openvino(trained, path)
+    taken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["input"]
+    assert (taken["height"], taken["width"]) == (48, 40)
 
 
 def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
@@ -177,7 +185,7 @@ def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
     [
         (make_model, CompressionType.FP16, 0.01),
         (make_model, CompressionType.INT8, 0.15),
-        (make_model, CompressionType.INT8_PTQ, 0.3),
+        (make_restoration, CompressionType.INT8_PTQ, 0.3),
     ],
     indirect=["trained"],
 )

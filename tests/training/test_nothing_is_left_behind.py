@@ -105,7 +105,8 @@ def test_every_tensor_of_a_checkpoint_is_accounted_for(kind, make_datamodule, ma
         name: shape for name, shape in held(dict(fresh.state_dict())).items() if ".model." in name
     }
     weights = {tuple(parameter.shape) for parameter in model.parameters()} | {()}
-    assert {name: shape for name, shape in held(content).items() if shape not in weights} == {}
+    others = {name: shape for name, shape in held(content).items() if shape not in weights}
+    assert others == {".callbacks.FalseAlarmPostProcessor.good_scores": (1000,)}  # which p-values are read from
 
 
 @pytest.mark.parametrize("kind", ["Daad"])
