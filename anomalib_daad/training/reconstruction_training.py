@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_daad.components.block_memory import BlockMemory
 from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.data.folder_check import check_folders
 from anomalib_daad.data.image_check import check_image_files
 
 from . import evaluation
@@ -110,9 +111,6 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
-        if not isinstance(image_size, Sequence) or [*map(type, image_size)] != [int, int] or min(image_size) < 1:
-            msg = f"image_size must be two whole numbers, height and width, such as (256, 256); got {image_size!r}."
-            raise ValueError(msg)
         own = self.configure_pre_processor(image_size) if pre_processor is True else pre_processor
         super().__init__(pre_processor=own, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
 
@@ -164,7 +162,12 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
 
         Returns:
             Sequence[Callback]: Callbacks.
+
+        Raises:
+            ValueError: If the folders of the data do not hold what they should.
         """
+        if self._trainer is not None:
+            check_folders(getattr(self.trainer, "datamodule", None))  # what follows would download or read
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         others = [] if self._trainer is None else self.trainer.callbacks
         kinds = (ImageCache, KeepRandomState, TimeLeft)
