@@ -3,12 +3,11 @@
 """The last line of an ``anomalib`` command that fails, for the models of this package alone: what was wrong.
 
 anomalib ends with a traceback of hundreds of lines, cut to the width of the terminal, or with its parser's list of all
-that it tried. Both stay as they are; a sentence follows. Nothing else changes, and nothing at all for other models.
+that it tried. Both stay as they are; a sentence follows as the process ends. Nothing changes for other models.
 """
 
 import atexit
 import sys
-from collections.abc import Callable
 from traceback import walk_tb
 from types import TracebackType
 
@@ -22,8 +21,7 @@ PACKAGE = f"{__name__.partition('.')[0]}."
 def add_last_line() -> None:
     """Let this process end so, where it is anomalib's command line."""
     if COMMAND in sys.modules:
-        sys.excepthook = followed_by_a_sentence(sys.excepthook)
-        atexit.register(say_misspelling)
+        atexit.register(say_last_line)
 
 
 def say(sentence: str) -> None:
@@ -35,28 +33,13 @@ def say(sentence: str) -> None:
     sys.stderr.write(f"anomalib_daad: error: {sentence}\n")
 
 
-def say_misspelling() -> None:
-    """Name a model or an argument that anomalib's parser did not know."""
-    if sentence := find_misspelling(sys.argv[1:]):
+def say_last_line() -> None:
+    """Say the error that ended the process again, or name the model or argument that anomalib's parser did not know."""
+    error = getattr(sys, "last_value", None)  # where Python has printed one
+    if isinstance(error, Exception) and runs_our_model(error.__traceback__):
+        say(one_sentence(error))
+    elif error is None and (sentence := find_misspelling(sys.argv[1:])):
         say(sentence)
-
-
-def followed_by_a_sentence(hook: Callable) -> Callable[[type, BaseException, TracebackType | None], None]:
-    """Extend a hook for uncaught errors.
-
-    Args:
-        hook (Callable): The hook.
-
-    Returns:
-        Callable[[type, BaseException, TracebackType | None], None]: Hook that says the error again, in one line.
-    """
-
-    def extended(kind: type, error: BaseException, trace: TracebackType | None) -> None:
-        hook(kind, error, trace)
-        if isinstance(error, Exception) and runs_our_model(trace):
-            say(one_sentence(error))
-
-    return extended
 
 
 def runs_our_model(trace: TracebackType | None) -> bool:
