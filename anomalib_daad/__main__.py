@@ -13,9 +13,10 @@ from anomalib.cli.cli import main
 import anomalib_daad  # noqa: F401
 
 from .error_message import one_sentence
-from .last_line import say
+from .last_line import add_last_line, say
 
 if __name__ == "__main__":
+    add_last_line()
     try:
         main()
     except (OSError, ValueError) as error:

@@ -111,7 +111,7 @@ def test_nothing_is_added_to_other_models(arguments, monkeypatch, capsys) -> Non
 @pytest.mark.parametrize(
     ("start", "arguments", "status"),
     [
-        (["-m", "anomalib_daad"], MISTAKES["mask"], 2),
+        (["-m", "anomalib_daad"], MISTAKES["empty folder"], 1),
         (["-c", ANOMALIB], MISTAKES["category"], 1),
         (["-c", ANOMALIB], MISTAKES["option"], 2),
     ],

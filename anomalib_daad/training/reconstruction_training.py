@@ -45,6 +45,7 @@ from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
 from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
 from .time_left import TimeLeft
+from .training_bar import TrainingBar
 
 _OF_A_TRAINING = ("_latest_images", "_first_images", "_training_scores", "_game")
 
@@ -158,7 +159,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         return JudgementVisualizer()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add an image cache, time left, tests of good images, and what keeps random numbers, where there are none.
+        """Add what a training has beside steps, such as an image cache and one progress bar, where there is none yet.
 
         Returns:
             Sequence[Callback]: Callbacks.
@@ -170,7 +171,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
             check_folders(getattr(self.trainer, "datamodule", None))  # what follows would download or read
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         others = [] if self._trainer is None else self.trainer.callbacks
-        kinds = (ImageCache, KeepRandomState, TimeLeft)
+        kinds = (ImageCache, KeepRandomState, TimeLeft, TrainingBar)
         ours = [kind() for kind in kinds if not any(isinstance(it, kind) for it in others)]
         return [*callbacks, *ours, GoodImagesAlone()]  # after the post-processor, which gives the verdicts it counts
 
