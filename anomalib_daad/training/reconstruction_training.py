@@ -34,9 +34,10 @@ from .calibration import CalibratedScores
 from .checkpoint_content import CheckedCheckpoints
 from .checkpoint_file import write_whole_checkpoints
 from .distributed import average
-from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
+from .divergence import TRIAL_STEPS, GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
 from .good_images_alone import GoodImagesAlone
+from .harmless_warnings import leave_out_harmless_warnings
 from .image_cache import ImageCache
 from .judgement_pictures import JudgementVisualizer
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
@@ -206,6 +207,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         Raises:
             ValueError: If files cannot be read, in a prediction if none can; or if weights are not to be float32.
         """
+        leave_out_harmless_warnings()
         refuse_other_precisions(self.trainer, type(self).__name__)
         if stage == TrainerFn.FITTING:
             avoid_emulated_bfloat16(self.trainer)
@@ -329,7 +331,8 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         if self._latest_images is None:
             return
         with evaluating(self.model):
-            warn_if_astray(*self.rebuild(self._latest_images))
+            if self.trainer.global_step >= TRIAL_STEPS:
+                warn_if_astray(*self.rebuild(self._latest_images))
             # What drops no more than the weights below the mean always answers.
             if any(isinstance(memory, BlockMemory) and memory.drop_below > 1 for memory in self.model.modules()):
                 warn_if_unanswered(self.model.explain(self._latest_images).reads)
