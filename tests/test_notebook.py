@@ -30,8 +30,6 @@ def test_its_cells_run_one_after_the_other(cells) -> None:
     assert names["metrics"]["image_AUROC"] > 0
 
 
-def test_it_holds_no_outputs_and_says_what_each_step_does(cells) -> None:
+def test_it_holds_no_outputs_and_begins_and_ends_with_words(cells) -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
-    kinds = [cell["cell_type"] for cell in cells]
-    assert kinds[0] == kinds[-1] == "markdown"
-    assert all("code" not in triple for triple in zip(kinds, kinds[1:], kinds[2:], strict=False) if triple == ("code",) * 3)
+    assert cells[0]["cell_type"] == cells[-1]["cell_type"] == "markdown"
