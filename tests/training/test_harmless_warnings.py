@@ -10,6 +10,7 @@ from conftest import make_restoration
 
 from anomalib_daad.training.harmless_warnings import leave_out_harmless_warnings
 
+WORKERS = "This DataLoader will create 99 worker processes in total. Our suggested max number is 2."
 LEAF = "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec)`."
 
 
@@ -42,3 +43,12 @@ def test_only_what_is_named_is_left_out(message, category, module, count) -> Non
         leave_out_harmless_warnings()
         warnings.warn_explicit(message, category, "file.py", 1, module)
     assert len(records) == count
+
+
+def test_eight_workers_are_said_once() -> None:
+    with warnings.catch_warnings(record=True) as records:
+        warnings.resetwarnings()
+        leave_out_harmless_warnings()
+        for line in (431, 437):
+            warnings.warn_explicit(WORKERS, UserWarning, "dataloader.py", line, "torch.utils.data.dataloader")
+    assert len(records) == 1
