@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Warnings of other libraries that a training with these models leaves out, or shows once; all others are shown."""
+"""Warnings of other libraries that a training with these models leaves out, or shows once a stage; all others are shown."""
 
 import warnings
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ class Rule(NamedTuple):
     """What becomes of a warning.
 
     Attributes:
-        action (Literal["ignore", "once"]): Leave it out, or show it once.
+        action (Literal["ignore", "once"]): Leave it out, or show it once until the next stage.
         message (str): Its beginning, a pattern.
         category (type[Warning]): Its kind.
         module (str): Where it comes from, a pattern.
