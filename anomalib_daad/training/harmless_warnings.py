@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Warnings of other libraries that a training with these models leaves out, or shows once a stage; all others are shown."""
+"""Warnings of other libraries that trainings with these models leave out, or show once a stage; others are shown."""
 
 import warnings
 from typing import Literal, NamedTuple
