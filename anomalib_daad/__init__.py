@@ -16,6 +16,7 @@ from .data.demo_textures import DemoTextures
 from .data.image_reading import read_image
 from .data.one_class import OneClassCIFAR10, OneClassMNIST
 from .earlier_exports import refuse_earlier_exports
+from .last_line import add_last_line
 from .models.daad import Daad
 from .models.daad_restoration import DaadRestoration
 from .models.memae import MemAe
@@ -31,6 +32,7 @@ except PackageNotFoundError:  # a copy of the folder, not an installation
 
 register()
 refuse_earlier_exports()
+add_last_line()
 
 __all__ = [
     "MODELS",

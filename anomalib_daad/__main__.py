@@ -12,23 +12,13 @@ from anomalib.cli.cli import main
 
 import anomalib_daad  # noqa: F401
 
-
-def describe(error: Exception) -> str:
-    """Describe an error in one line.
-
-    Args:
-        error (Exception): Error. jsonargparse lists the reasons of a failed union, the class's own one last.
-
-    Returns:
-        str: The reason.
-    """
-    reasons = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
-    return " ".join((reasons or [str(error)])[-1].split())
-
+from .error_message import one_sentence
+from .last_line import add_last_line, say
 
 if __name__ == "__main__":
+    add_last_line()
     try:
         main()
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"anomalib_daad: error: {describe(error)}\n")
+        say(one_sentence(error))
         sys.exit(2)

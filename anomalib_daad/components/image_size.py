@@ -11,13 +11,33 @@ Example:
     ValueError: image_size 100x128 must be divisible by 64x64, which is 16 times downscale 4; take 64x128 or 128x128.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 UnitsOf = Callable[[tuple[int, int]], tuple[int, int]]
 MAX_SCALES = 4
 MIN_BOTTLENECK = 4  # pixels a side
+
+
+def height_and_width(image_size: Any) -> tuple[int, int]:
+    """Take one number for a square.
+
+    Args:
+        image_size (Any): Height and width, or the side of a square.
+
+    Returns:
+        tuple[int, int]: Height and width, at least 1.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if [*map(type, sides)] != [int, int] or min(sides) < 1:
+        msg = f"image_size must be two whole numbers, height and width, such as (256, 256), or one; got {image_size!r}."
+        raise ValueError(msg)
+    return sides
 
 
 def count_scales(image_size: tuple[int, int]) -> int:

@@ -23,6 +23,7 @@ WINDOW = 200  # steps that the discriminator's loss is averaged over
 WON = 0.01  # its loss where it tells images and reconstructions apart without doubt; 2 log 2 where it cannot
 UNANSWERED = 0.5  # share of blocks for which a memory has no item
 LOST = 10.0  # its loss where it is wrong without doubt
+TRIAL_STEPS = 25  # fewer only try whether everything runs: nobody expects scores of them
 
 
 def refuse_diverged(losses: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], step: int) -> None:

@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_daad.components.block_memory import BlockMemory
 from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.data.folder_check import check_folders
 from anomalib_daad.data.image_check import check_image_files
 
 from . import evaluation
@@ -33,10 +34,11 @@ from .calibration import CalibratedScores
 from .checkpoint_content import CheckedCheckpoints
 from .checkpoint_file import write_whole_checkpoints
 from .distributed import average
-from .divergence import GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
+from .divergence import TRIAL_STEPS, GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
 from .false_alarms import FalseAlarmPostProcessor
 from .good_images_alone import GoodImagesAlone
+from .harmless_warnings import leave_out_harmless_warnings
 from .image_cache import ImageCache
 from .judgement_pictures import JudgementVisualizer
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
@@ -45,6 +47,7 @@ from .precision import avoid_emulated_bfloat16
 from .randomness import KeepRandomState, random_flips, seed_epoch
 from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
 from .time_left import TimeLeft
+from .training_bar import TrainingBar
 
 _OF_A_TRAINING = ("_latest_images", "_first_images", "_training_scores", "_game")
 
@@ -111,9 +114,6 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
-        if not isinstance(image_size, Sequence) or [*map(type, image_size)] != [int, int] or min(image_size) < 1:
-            msg = f"image_size must be two whole numbers, height and width, such as (256, 256); got {image_size!r}."
-            raise ValueError(msg)
         own = self.configure_pre_processor(image_size) if pre_processor is True else pre_processor
         super().__init__(pre_processor=own, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
 
@@ -169,14 +169,19 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         return JudgementVisualizer()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add an image cache, time left, tests of good images, and what keeps random numbers, where there are none.
+        """Add what a training has beside steps, such as an image cache and one progress bar, where there is none yet.
 
         Returns:
             Sequence[Callback]: Callbacks.
+
+        Raises:
+            ValueError: If the folders of the data do not hold what they should.
         """
+        if self._trainer is not None:
+            check_folders(getattr(self.trainer, "datamodule", None))  # what follows would download or read
         callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
         others = [] if self._trainer is None else self.trainer.callbacks
-        kinds = (ImageCache, KeepRandomState, TimeLeft)
+        kinds = (ImageCache, KeepRandomState, TimeLeft, TrainingBar)
         ours = [kind() for kind in kinds if not any(isinstance(it, kind) for it in others)]
         return [*callbacks, *ours, GoodImagesAlone()]  # after the post-processor, which gives the verdicts it counts
 
@@ -211,6 +216,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         Raises:
             ValueError: If files cannot be read, in a prediction if none can; or if weights are not to be float32.
         """
+        leave_out_harmless_warnings()
         refuse_other_precisions(self.trainer, type(self).__name__)
         if stage == TrainerFn.FITTING:
             avoid_emulated_bfloat16(self.trainer)
@@ -334,7 +340,8 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         if self._latest_images is None:
             return
         with evaluating(self.model):
-            warn_if_astray(*self.rebuild(self._latest_images))
+            if self.trainer.global_step >= TRIAL_STEPS:
+                warn_if_astray(*self.rebuild(self._latest_images))
             # What drops no more than the weights below the mean always answers.
             if any(isinstance(memory, BlockMemory) and memory.drop_below > 1 for memory in self.model.modules()):
                 warn_if_unanswered(self.model.explain(self._latest_images).reads)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long a whole training will still take; Lightning's bar tells it of an epoch."""
+"""A training of hours says so early, and what would be shorter."""
 
 import logging
 import math
@@ -17,11 +17,11 @@ _SURE = 20.0  # seconds after which a long training is told of
 
 
 class TimeLeft(Callback):
-    """Shows the minutes that a training has left, and warns of one that takes more than an hour."""
+    """Warns of a training that takes more than an hour."""
 
     def __init__(self) -> None:
         self._seen = 0
-        self._from = self._shown = 0.0
+        self._from = 0.0
         self._is_told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -35,7 +35,7 @@ class TimeLeft(Callback):
         self._seen, self._is_told = 0, False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Estimate what is left from the steps so far.
+        """Estimate what is left from the first steps.
 
         Args:
             trainer (Trainer): Trainer.
@@ -43,23 +43,22 @@ class TimeLeft(Callback):
             args: Not used.
         """
         del args
+        if self._is_told:
+            return
         self._seen += 1
         now = time.monotonic()
         if self._seen <= _WARM_UP:
             self._from = now
+        if now - self._from <= _SURE:
             return
+        self._is_told = True
         left = trainer.estimated_stepping_batches - trainer.global_step
-        if not math.isfinite(left):
-            return
         seconds = (now - self._from) / (self._seen - _WARM_UP) * max(0.0, left)
-        pl_module.log("min_left", round(seconds / 60, 1), prog_bar=True, logger=False)
-        if now - self._from > _SURE and not self._is_told:
-            self._is_told = True
-            if seconds > HOUR:
-                logger.warning(
-                    "This training will take about %.1f hours on this machine: %d steps. Fewer steps "
-                    "(--trainer.max_steps), smaller images or fewer channels are shorter%s.",
-                    seconds / HOUR,
-                    round(left + self._seen),
-                    "" if getattr(pl_module, "default_steps", None) else "; --model DaadRestoration takes 3000 steps",
-                )
+        if math.isfinite(left) and seconds > HOUR:
+            logger.warning(
+                "This training will take about %.1f hours on this machine: %d steps. Fewer steps "
+                "(--trainer.max_steps), smaller images or fewer channels are shorter%s.",
+                seconds / HOUR,
+                round(left + self._seen),
+                "" if getattr(pl_module, "default_steps", None) else "; --model DaadRestoration takes 3000 steps",
+            )

@@ -37,6 +37,7 @@ from anomalib.visualization import Visualizer
 
 from anomalib_daad.components.autoencoder import Connections
 from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.image_size import height_and_width
 from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
 
@@ -54,7 +55,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
     """Divide-and-Assemble Anomaly Detection, and the other systems of its paper's tables.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px
+        image_size (tuple[int, int] | int): Height and width that images are resized to; divisible by 16, below 64 px
             by 8, times the division rates. Defaults to ``(256, 256)``.
         division_rates (tuple[int, int, int] | None): Divisions ``(r_h, r_w, r_c)`` of the features of every scale;
             ``None`` divides them into pixels, as MemAE does. Defaults to ``(8, 8, 1)``.
@@ -98,7 +99,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] | int = (256, 256),
         division_rates: tuple[int, int, int] | None = (8, 8, 1),
         num_items: int = 500,
         connections: Connections = "memory",
@@ -121,6 +122,7 @@ class Daad(ReconstructionTraining, AnomalibModule):
         if not isinstance(lambdas, Sequence) or len(lambdas) != 3:
             msg = f"lambdas must be the three weights (rec, adv, ali), got {lambdas}."
             raise ValueError(msg)
+        image_size = height_and_width(image_size)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = DaadModel(

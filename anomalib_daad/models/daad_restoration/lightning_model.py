@@ -33,6 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_daad.components.distance import sample_distance
 from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.image_size import height_and_width
 from anomalib_daad.components.precision import full_precision
 from anomalib_daad.training.distributed import gather
 from anomalib_daad.training.randomness import seeded
@@ -58,8 +59,8 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
     Training images are moved at random by up to half of ``downscale`` pixels.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to, multiples of 16 times ``downscale``,
-            64 by default. Defaults to ``(256, 256)``.
+        image_size (tuple[int, int] | int): Height and width that images are resized to, multiples of 16 times
+            ``downscale``, 64 by default. Defaults to ``(256, 256)``.
         downscale (int): The networks see images so many times smaller, 2, 4 or 8, and how much detail that took away.
             Defaults to ``4``.
         base_channels (int): Channels of the autoencoder's finest scale; 32 costs half of 64 and is as good for parts
@@ -91,7 +92,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] | int = (256, 256),
         downscale: int = 4,
         base_channels: int = 64,
         placement_radius: int | None = None,
@@ -105,6 +106,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         if not (isinstance(learning_rate, int | float) and learning_rate > 0):
             msg = f"learning_rate must be positive, got {learning_rate}."
             raise ValueError(msg)
+        image_size = height_and_width(image_size)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             model = RestorationModel(image_size, downscale, base_channels, placement_radius)

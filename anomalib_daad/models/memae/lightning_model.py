@@ -25,6 +25,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.image_size import height_and_width
 from anomalib_daad.components.memory_loss import MemoryLoss
 from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
@@ -36,8 +37,8 @@ class MemAe(ReconstructionTraining, AnomalibModule):
     """Memory-augmented autoencoder.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px by 8.
-            Defaults to ``(256, 256)``.
+        image_size (tuple[int, int] | int): Height and width that images are resized to; divisible by 16, below 64 px
+            by 8. Defaults to ``(256, 256)``.
         num_items (int): Memory items N. Defaults to ``2000``.
         entropy (float): Weight of the entropy of the weights, at least 0. Defaults to ``2e-4``.
         base_channels (int): Channels of the finest scale. Defaults to ``64``.
@@ -60,7 +61,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] | int = (256, 256),
         num_items: int = 2000,
         entropy: float = 2e-4,
         base_channels: int = 64,
@@ -77,6 +78,7 @@ class MemAe(ReconstructionTraining, AnomalibModule):
             msg = "learning_rate must be positive, entropy and shrinkage not negative, got "
             msg += f"{learning_rate}, {entropy} and {shrinkage}."
             raise ValueError(msg)
+        image_size = height_and_width(image_size)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             network = MemAeModel(image_size, num_items, base_channels, shrinkage)

@@ -30,6 +30,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from anomalib_daad.components.image_size import height_and_width
 from anomalib_daad.components.memory_loss import MemoryLoss
 from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
@@ -43,8 +44,8 @@ class Mnad(ReconstructionTraining, AnomalibModule):
     """Learning Memory-guided Normality for Anomaly Detection, reconstruction task.
 
     Args:
-        image_size (tuple[int, int]): Height and width that images are resized to; divisible by 16, below 64 px by 8.
-            Defaults to ``(256, 256)``.
+        image_size (tuple[int, int] | int): Height and width that images are resized to; divisible by 16, below 64 px
+            by 8. Defaults to ``(256, 256)``.
         num_items (int): Memory items; 0 is the variant without memory. Defaults to ``10``.
         gamma (float): Weight of PSNR in the score, the paper's lambda, in [0, 1]. Defaults to ``0.7``.
         uniform_use (float): Weight of the reproduction's additional loss, that all items are used alike, beside the
@@ -66,7 +67,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] | int = (256, 256),
         num_items: int = 10,
         gamma: float = 0.7,
         uniform_use: float = 0.0,
@@ -83,6 +84,7 @@ class Mnad(ReconstructionTraining, AnomalibModule):
             msg = "num_items and uniform_use must not be negative and learning_rate positive, got "
             msg += f"{num_items}, {uniform_use} and {learning_rate}."
             raise ValueError(msg)
+        image_size = height_and_width(image_size)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
             self.model = MnadModel(image_size, num_items, gamma, base_channels).to(memory_format=torch.channels_last)
