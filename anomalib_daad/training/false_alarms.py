@@ -38,7 +38,7 @@ class FalseAlarmPostProcessor(PostProcessor):
     The threshold is just above the k-th smallest of the scores of n good images that were not trained on, with
     ``k = n + 1 - floor((n + 1) a)`` for a rate ``a``, n at most (split conformal prediction). If the next good image is
     exchangeable with them it scores above the threshold with a probability of at most ``max(a, 1 / (n + 1))``, on
-    average over all such sets: fewer than ``1 / a - 1`` images cannot promise a, and a warning says what they can.
+    average over all such sets: fewer than ``1 / a - 1`` images cannot promise a, and the log says what they can.
     Pixels have the threshold that a share of the good images' pixels exceeds; of pixels of further good images at most
     that share and ``1 / (n + 1)`` do, on average.
 
@@ -213,18 +213,17 @@ class FalseAlarmPostProcessor(PostProcessor):
         self._tell(trainer)
 
     def _tell(self, trainer: Trainer) -> None:
-        """Say what can be promised, where that is less than what is asked for."""
+        """Say what the threshold promises: a fact of every training, and no fault."""
         count = int(self.good_images)
-        if not trainer.is_global_zero or not count or self.promised_rate <= self.false_alarm_rate:
+        if not trainer.is_global_zero or not count:
             return
-        logger.warning(
-            "%d good images were held out for the threshold: it can promise that at most %.1f%% of good images are "
-            "rejected, not %.4g%%, which takes %d. Hold out more of them, or set the post-processor's "
-            "false_alarm_rate.",
+        needed = math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+        wanting = f", not {self.false_alarm_rate:.4g}, which takes {needed}" if count < needed else ""
+        logger.info(
+            "The threshold is from %d good images that were held out: at most %.3g of good images are rejected%s.",
             count,
-            100 * self.promised_rate,
-            100 * self.false_alarm_rate,
-            math.ceil(1 / self.false_alarm_rate - 1e-9) - 1,
+            self.promised_rate,
+            wanting,
         )
 
 
