@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from anomalib_daad.commands.shared.model_picture import expected_picture
 from anomalib_daad.commands.shared.trained_model import load_model
 from anomalib_daad.safetensors_file import load_safetensors
 from anomalib_daad.training.run_checks import refuse_untrained
@@ -44,7 +45,7 @@ class Judge(Protocol):
         """Judge an image."""
 
     def expect(self, image: np.ndarray) -> np.ndarray | None:
-        """Show what the model expected in its place, in [0, 1], shape ``(h, w, 3)``; None where it cannot say."""
+        """Show what the model expected in its place, in [0, 1], shape ``(H, W, 3)``; None where it cannot say."""
 
 
 class TrainedJudge:
@@ -67,11 +68,9 @@ class TrainedJudge:
         label = bool(output.pred_label.flatten()[0]) if has_verdict else None
         return Judgement(float(output.pred_score.flatten()[0]), label, _plane(output.anomaly_map))
 
-    @torch.inference_mode()
     def expect(self, image: np.ndarray) -> np.ndarray:
         """Show what the model expected in an image's place."""
-        expected = self.model.model.explain(self.model.pre_processor(self._pixels(image))).expected[0]
-        return ((expected + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+        return expected_picture(self.model, image)
 
     def _pixels(self, image: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.model.device)

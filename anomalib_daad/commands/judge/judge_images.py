@@ -16,21 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from anomalib_daad.commands.shared.embedded_picture import View, embed, for_outlines, side_of
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.templates import render
 from anomalib_daad.data.image_check import is_deep_gray, is_garbled
 from anomalib_daad.error_message import first_line
 from anomalib_daad.training.judgement_pictures import THRESHOLD, highlight
 
-from . import pictures
 from .judge import Judge, Judgement, open_judge
 from .scores_file import DEFECTIVE, GOOD, UNDECIDED, UNREADABLE, Score, ScoresFile
+from .strongest_point import strongest
 
 logger = logging.getLogger(__name__)
 SHOWN = 20  # lines of the table on the terminal
 ON_PAGE = 200  # images
 BYTES = 4_500_000  # of the page's pictures, in base64
-_SIDES = {50: 448, 100: 320, ON_PAGE: 224}  # pixels of a picture, by the number of images
+VIEWS = 3  # of an image: it, what the model expected, what is odd
 
 
 def judge(
@@ -139,7 +140,7 @@ def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Sco
     except ValueError as error:
         logger.warning("%s cannot be judged: %s", name, error)
         return Score(name, None, UNREADABLE, note=str(error), version=version)
-    place = (None, None) if found.anomaly_map is None else pictures.strongest(found.anomaly_map, image.shape[:2])
+    place = (None, None) if found.anomaly_map is None else strongest(found.anomaly_map, image.shape[:2])
     return Score(name, found.score, _decide(found, threshold), place[0], place[1], version=version)
 
 
@@ -180,7 +181,8 @@ def _verdict(scores: list[Score]) -> str:
 def _summary(scores: list[Score], model: Path, root: Path, limit: float | None) -> dict[str, Any]:
     readable = [score for score in scores if score.score is not None]
     return {
-        "title": f"{root.resolve().name}: {_verdict(scores)}",
+        "title": f"Judgement of {root.resolve().name}",
+        "headline": f"{_verdict(scores)}.",
         "facts": {
             "Model": str(model),
             "Images": f"{len(scores)} in {root}",
@@ -202,7 +204,7 @@ def _scaled(anomaly_map: np.ndarray) -> np.ndarray:
 def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: float) -> Iterator[dict[str, Any]]:
     """Pictures of the highest scores, judged anew: those of all images would not fit memory."""
     chosen = [score for score in scores if score.score is not None][:ON_PAGE]
-    side = next(pixels for most, pixels in _SIDES.items() if len(chosen) <= most)
+    side = side_of(VIEWS * len(chosen))
     used = 0
     for score in _tracked(chosen, "Drawing"):
         try:
@@ -214,9 +216,9 @@ def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: 
         if expected is not None:
             shown.append(("what the model expected", expected))
         if found.anomaly_map is not None:
-            shown.append(("what is odd", highlight(image, _scaled(found.anomaly_map), outline)))
-        views = [{"what": what, "address": pictures.embed(picture, side)} for what, picture in shown]
-        used += sum(len(view["address"]) for view in views)
+            shown.append(("what is odd", highlight(for_outlines(image, side), _scaled(found.anomaly_map), outline)))
+        views = [View(what, embed(picture, side)) for what, picture in shown]
+        used += sum(len(view.address) for view in views)
         if used > BYTES:
             return
         yield {"score": score, "is_defective": score.verdict == DEFECTIVE, "views": views}
