@@ -268,7 +268,7 @@ def test_few_images_do_not_make_two_models_equal() -> None:
     findings = {"slow": [make_finding("slow", labels, right)], "fast": [make_finding("fast", labels, wrong)]}
     advice = advise(findings, {"slow": {"torch_ms": 100.0}, "fast": {"torch_ms": 10.0}})
     assert advice.choice == "slow"
-    assert "9 test images are too few to be sure that it is better than fast" in " ".join(advice.sentences)
+    assert "9 test images are too few to be sure that slow is better than fast" in " ".join(advice.sentences)
 
 
 def test_the_verdict_counts_all_data_sets_and_needs_a_threshold() -> None:

@@ -72,7 +72,7 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
         )
     elif len(equals) > 1:
         others = " and ".join(name for name in equals if name != choice)
-        sentences.append(f"{others} found as much on these test images, but it is the faster one.")
+        sentences.append(f"{others} found as much on these test images, but {choice} is faster.")
     elif len(known) > 1:
         second = max((name for name in known if name != best), key=lambda name: known[name])
         sentences.append(f"The next best, {second}, has {known[second]:.3f}.")
@@ -84,9 +84,8 @@ def advise(findings: Mapping[str, Sequence[Finding]], costs: Mapping[str, Row]) 
         )
         sentences.append(f"But on {' and '.join(useless)} it does not tell good from defective: {instead}.")
     if unsure:
-        sure_of = "it" if choice == best else best
         sentences.append(
-            f"{tested} test images are too few to be sure that {sure_of} is better than {' and '.join(unsure)}."
+            f"{tested} test images are too few to be sure that {best} is better than {' and '.join(unsure)}."
         )
     if (count := min(min((~it.labels).sum(), it.labels.sum()) for it in findings[choice])) < FEW:
         sentences.append(f"With {count} test images of a kind all this is a first hint: more of them may change it.")
