@@ -18,7 +18,7 @@ from anomalib_daad import Daad, MemAe, Mnad, load_safetensors, save_safetensors
 from anomalib_daad.commands.compare.contestant import Contestant
 from anomalib_daad.commands.compare.data import ComparedData
 from anomalib_daad.commands.compare.finding import Finding
-from anomalib_daad.commands.compare.report import load
+from anomalib_daad.commands.compare.trained_models import load
 from anomalib_daad.commands.compare.trial import Trial
 from anomalib_daad.commands.shared.trained_model import load_model
 

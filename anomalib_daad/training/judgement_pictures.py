@@ -27,6 +27,7 @@ _FROM, _TO, _STRONGEST = 0.42, 0.75, 0.6  # of a map: where colour begins and wh
 _PALE, _DEEP = np.array([255.0, 200.0, 60.0]), np.array([213.0, 40.0, 0.0])  # RGB
 _MARGIN, _LINE = 8, 30  # pixels
 _INK, _DEFECTIVE, _GOOD = (30, 30, 30), (180, 50, 0), (0, 90, 140)
+_BEYOND, _TRUE = (200, 0, 0), (0, 130, 60)  # outlines
 
 
 def highlight(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
@@ -46,7 +47,7 @@ def highlight(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = THR
     colour = _PALE + (_DEEP - _PALE) * strength
     shown = 255 * image * (1 - _STRONGEST * strength) + colour * _STRONGEST * strength
     drawn = np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8))
-    outline(drawn, heat > threshold, (200, 0, 0))
+    outline(drawn, heat > threshold, _BEYOND)
     return drawn
 
 
@@ -62,6 +63,21 @@ def outline(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int])
     thickness = max(1, round(max(mask.shape) / 200))
     cv2.drawContours(picture, borders, -1, (255, 255, 255), 3 * thickness)
     cv2.drawContours(picture, borders, -1, colour, thickness)
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the outline of the true defect into an image.
+
+    Args:
+        image (np.ndarray): RGB in [0, 1], shape ``(H, W, 3)``.
+        mask (np.ndarray): Boolean, shape ``(h, w)``.
+
+    Returns:
+        np.ndarray: RGB in [0, 255], uint8, shape ``(H, W, 3)``.
+    """
+    drawn = np.ascontiguousarray((255 * image).clip(0, 255).astype(np.uint8))
+    outline(drawn, cv2.resize(mask.astype(np.uint8), drawn.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0, _TRUE)
+    return drawn
 
 
 class JudgementVisualizer(ImageVisualizer):
@@ -115,10 +131,7 @@ class JudgementVisualizer(ImageVisualizer):
             heat = item.anomaly_map.float().cpu().numpy().squeeze()
             panes.append(("odd", highlight(image, heat)))
         if item.gt_mask is not None and item.gt_mask.any():
-            truth = np.ascontiguousarray(panes[0][1].copy())
-            mask = item.gt_mask.float().cpu().numpy().squeeze()
-            outline(truth, cv2.resize(mask, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0, (0, 130, 60))
-            panes.append(("true defect", truth))
+            panes.append(("true defect", outlined(image, item.gt_mask.cpu().numpy().squeeze())))
         height = self.field_size[1]
         width = max(1, round(height * image.shape[1] / image.shape[0]))
         sheet = Image.new(

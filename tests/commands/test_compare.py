@@ -23,12 +23,14 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import openvino
 import pytest
 import safetensors.torch
 import timm
 import torch
 import yaml
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
+from anomalib.post_processing import PostProcessor
 from browser import open_in_browser
 from conftest import draw_part
 from matplotlib.text import Text
@@ -37,14 +39,14 @@ from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_daad.commands.command_line import plain_options
-from anomalib_daad.commands.compare import compare_models, report, trial
+from anomalib_daad.commands.compare import compare_models, cost, trial
 from anomalib_daad.commands.compare.advice import advise, lead
-from anomalib_daad.commands.compare.charts import draw_cost
+from anomalib_daad.commands.compare.charts import draw_cost, draw_histograms, draw_roc
 from anomalib_daad.commands.compare.compare_models import compare
 from anomalib_daad.commands.compare.contestant import Contestant
 from anomalib_daad.commands.compare.data import ComparedData, find_data
 from anomalib_daad.commands.compare.finding import Finding
-from anomalib_daad.commands.compare.gallery import choose, fit, seen_share
+from anomalib_daad.commands.compare.gallery import choose
 from anomalib_daad.commands.compare.measures import (
     PixelCounts,
     auroc,
@@ -55,10 +57,13 @@ from anomalib_daad.commands.compare.measures import (
     resample,
 )
 from anomalib_daad.commands.compare.progress import Progress
+from anomalib_daad.commands.compare.trained_models import load
+from anomalib_daad.commands.shared.model_picture import fit, normalise, seen_share
 from anomalib_daad.commands.shared.output_folder import write_text
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.data import ascii_links
 
+HOSTILE = '<x>&"y'
 SMALL = """
 model:
   class_path: Daad
@@ -233,7 +238,12 @@ def test_the_faster_of_two_equals_is_advised() -> None:
     costs = {"slow": {"openvino_ms": 100.0}, "fast": {"openvino_ms": 10.0}}
     advice = advise(findings, costs)
     assert advice.choice == "fast"
-    assert "slow 10 times that" in " ".join(advice.sentences)
+    assert "10 times as fast as slow" in " ".join(advice.sentences)
+    limit = 0.5
+    found, alarms = (near[labels] > limit).sum(), (near[~labels] > limit).sum()
+    assert advice.verdict == (
+        f"fast finds {found} of 30 defects and rejects {alarms} of 60 good parts; it is 10 times as fast as slow."
+    )
     assert advise(dict(reversed(findings.items())), costs).choice == "fast"
 
 
@@ -246,6 +256,7 @@ def test_a_clearly_better_model_is_advised_whatever_it_costs() -> None:
     assert lead(findings["fast"], findings["slow"]) == pytest.approx((-high, -low), abs=1e-9)
     advice = advise(findings, {"slow": {"torch_ms": 100.0}, "fast": {"torch_ms": 10.0}})
     assert advice.choice == "slow"
+    assert advice.verdict.endswith("good parts; it is 10 times as slow as fast.")
     assert "too few" not in " ".join(advice.sentences)
 
 
@@ -257,7 +268,17 @@ def test_few_images_do_not_make_two_models_equal() -> None:
     findings = {"slow": [make_finding("slow", labels, right)], "fast": [make_finding("fast", labels, wrong)]}
     advice = advise(findings, {"slow": {"torch_ms": 100.0}, "fast": {"torch_ms": 10.0}})
     assert advice.choice == "slow"
-    assert "9 test images are too few to be sure that it is better than fast" in " ".join(advice.sentences)
+    assert "9 test images are too few to be sure that slow is better than fast" in " ".join(advice.sentences)
+
+
+def test_the_verdict_counts_all_data_sets_and_needs_a_threshold() -> None:
+    labels, scores = scored(90, 0, apart=2)
+    finding = make_finding("one", labels, scores)
+    found, alarms = (scores[labels] > 0.5).sum(), (scores[~labels] > 0.5).sum()
+    told = f"one finds {2 * found} of 60 defects and rejects {2 * alarms} of 120 good parts, over all 2 data sets."
+    assert advise({"one": [finding, finding]}, {}).verdict == told
+    without = make_finding("one", labels, scores, threshold=None)
+    assert advise({"one": [finding, without]}, {}).verdict.startswith("one tells good from defective best, but has no")
 
 
 @pytest.mark.parametrize("is_second_better", [True, False])
@@ -280,7 +301,7 @@ def test_without_defective_images_nothing_is_advised() -> None:
     advice = advise({"one": [finding]}, {"one": {"torch_ms": 1.0}})
     assert advice.choice is None
     assert "Add some defective images" in advice.sentences[0]
-    assert "rejected at the threshold: one 8 of 9" in advice.sentences[1]
+    assert advice.verdict == "one rejects 8 of 9 good parts; nothing here says which model finds defects."
 
 
 @pytest.mark.parametrize(("count", "is_hint"), [(9, True), (90, False)])
@@ -293,8 +314,8 @@ def test_the_gallery_shows_the_worst_first() -> None:
     labels = np.array([True, True, True, False, False, False])
     scores = np.array([0.9, 0.1, 0.5, 0.2, 0.8, 0.3])
     one, other = make_finding("one", labels, scores), make_finding("other", labels, scores[::-1].copy())
-    assert choose([one], worst=2) == [1, 2, 4, 5]
-    assert choose([one, other], worst=1) == [1, 2, 4, 5]  # the other's scores: 0.3 0.8 0.2, 0.5 0.1 0.9
+    assert choose(one, worst=2) == ([1, 2], [4, 5])
+    assert choose(other, worst=1) == ([2], [5])  # its scores: 0.3 0.8 0.2, 0.5 0.1 0.9
 
 
 @pytest.mark.parametrize(
@@ -315,6 +336,22 @@ def test_a_cropped_map_lies_where_it_was_seen(steps, share) -> None:
     height, width = 80 * share[0], 40 * share[1]
     assert (rows.min(), rows.max() + 1) == ((80 - height) / 2, (80 + height) / 2)
     assert (columns.min(), columns.max() + 1) == ((40 - width) / 2, (40 + width) / 2)
+
+
+@pytest.mark.parametrize("threshold", [3.0, float("nan")])
+def test_maps_are_scaled_by_the_threshold_alone(threshold) -> None:
+    """A defect does not darken what is shown beside it: a good map's values do not depend on the others."""
+    good, bad = np.full((1, 4, 4), 2.0, np.float32), np.full((1, 4, 4), 9.0, np.float32)
+    post_processor = PostProcessor()
+    model = SimpleNamespace(post_processor=post_processor)
+    assert normalise(model, np.concatenate([good, bad])).max() == 0.5  # nothing is calibrated: nothing is beyond
+    for name, value in (("_pixel_threshold", threshold), ("pixel_min", 1.0), ("pixel_max", 6.0)):
+        getattr(post_processor, name).fill_(value)
+    middle = 3.0 if threshold == 3.0 else 3.5
+    alone, together = normalise(model, good), normalise(model, np.concatenate([good, bad]))
+    np.testing.assert_allclose(alone, (2.0 - middle) / 5 + 0.5, atol=1e-6)
+    np.testing.assert_array_equal(alone[0], together[0])
+    assert together[1].min() == 1.0
 
 
 # Models and data.
@@ -381,6 +418,30 @@ def test_a_recipe_is_kept_whole_or_refused(trainer, kept, tmp_path) -> None:
     contestant = Contestant.parse(str(path))
     assert contestant.trainer == kept
     assert contestant.batch_size == 1  # EfficientAd takes no other
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0), (0.999, 1.0), (0.5, 0.6)])
+def test_no_chart_goes_beyond_the_best_there_is(values) -> None:
+    names = ("first", "second")
+    cost = draw_cost(dict(zip(names, values, strict=True)), {name: {"torch_ms": 3.0} for name in names})
+    labels, scores = scored(60, 0)
+    roc = draw_roc([make_finding("one", labels, scores)])
+    cost_axes, roc_axes = cost.figure.axes[0], roc.figure.axes[0]
+    assert max(cost_axes.get_yticks()) == 1
+    assert cost_axes.get_ylim()[0] < min(values)
+    assert (roc_axes.get_xlim(), roc_axes.get_ylim()) == ((0, 1), (0, 1))
+    assert not any(line.get_clip_on() for axes in (cost_axes, roc_axes) for line in axes.lines if line.get_lw() == 2)
+
+
+def test_bars_of_the_two_kinds_lie_side_by_side() -> None:
+    labels, scores = scored(60, 0)
+    (axes,) = draw_histograms([make_finding("one", labels, scores)]).figure.axes
+    spans = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches if bar.get_height())
+    assert len(spans) > 20
+    assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(spans))
+    assert all(bar.get_alpha() is None for bar in axes.patches)
+    assert sum(bar.get_height() for bar in axes.patches) == 60
+    assert axes.get_legend() is None  # it lies beside the bars, in the figure
 
 
 @pytest.mark.parametrize("latencies", [(7.0, 7.2), (3.0, 900.0), (0.4, 0.41)])
@@ -453,7 +514,7 @@ def test_models_are_read_back_at_their_size(name, tmp_path) -> None:
     torch.save(checkpoint | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "model.ckpt")
     labels, scores = scored(9, 0)
     finding = replace(make_finding(name, labels, scores), trial=made, folder=tmp_path)
-    read = report.load(finding)
+    read = load(finding)
     expected, loaded = (
         {key: value.nan_to_num() for key, value in it.state_dict().items()}
         for it in (model, read)  # no thresholds yet
@@ -765,9 +826,11 @@ class Collector(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.images: list[dict[str, str | None]] = []
+        self.tags: set[str] = set()
         self.words = ""
 
     def handle_starttag(self, tag, attributes) -> None:
+        self.tags.add(tag)
         if tag == "img":
             self.images.append(dict(attributes))
 
@@ -783,7 +846,8 @@ def test_the_page_says_it_all_and_asks_for_nothing(compared) -> None:
     assert all(sentence in page.words for sentence in advice["sentences"])
     assert advice["choice"] in {"small", "Padim"}
     assert "broken on part" in page.words
-    assert "small expected this" in page.words
+    assert page.words.count("what the model expected") == 4  # of the only model that rebuilds images
+    assert advice["verdict"] in page.words
     assert all(image["alt"] and image["src"].startswith("data:image/") for image in page.images)
     assert not re.search(r"https?:|url\(|@import|<script|<link", re.sub(r'src="data:[^"]*"', "", text))
 
@@ -872,14 +936,14 @@ def test_nothing_is_repeated(compared, data_root, monkeypatch) -> None:
 def test_a_folder_of_ones_own(tmp_path, kinds, monkeypatch) -> None:
     monkeypatch.setattr(trial, "_export", lambda *_: {"deployed_mb": None, "not_exported": "left out"})
     (tmp_path / "small.yaml").write_text(SMALL)
-    own = draw_folder(tmp_path / "mine", kinds)
+    own = draw_folder(tmp_path / HOSTILE, {HOSTILE if kind == "bad" else kind: count for kind, count in kinds.items()})
     compare(own, [str(tmp_path / "small.yaml")], image_size=32, seconds=0.1, output=tmp_path / "out")
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     text = (tmp_path / "out" / "report.md").read_text()
     assert row["good_test_images"] == 4
     if "bad" in kinds:
         assert row["auroc"] is not None
-        assert "| bad |" in text
+        assert f"| {HOSTILE} |" in text
     else:
         assert row["auroc"] is None
         assert "nothing here says which model finds defects" in text
@@ -887,6 +951,26 @@ def test_a_folder_of_ones_own(tmp_path, kinds, monkeypatch) -> None:
     assert row["auroc_pixel"] is None
     assert row["torch_ms"] > 0
     assert "| OpenVINO, ms an image | not measured |" in text
+    page = Collector()
+    page.feed((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert f"Comparison on {HOSTILE}" in page.words
+    assert any(image["alt"].startswith(f"{HOSTILE}/00") for image in page.images) == ("bad" in kinds)
+    assert "x" not in page.tags
+
+
+def test_an_export_that_does_not_take_one_image_is_not_timed(tmp_path, caplog) -> None:
+    """As PatchCore's, where the exporter fixes the batch; the others are timed all the same."""
+    files = {}
+    for name, batch in (("fixed", 2), ("free", -1)):
+        shape = openvino.PartialShape([batch, 3, -1, -1])
+        images = openvino.opset13.parameter(shape, np.float32)
+        openvino.save_model(openvino.Model([openvino.opset13.relu(images)], [images]), tmp_path / f"{name}.xml")
+        files[name] = tmp_path / f"{name}.xml"
+    rows = cost._openvino(files, np.zeros((1, 3, 8, 8), np.float32), 0.1)
+    assert rows["free"]["openvino_ms"] > 0
+    assert "openvino_ms" not in rows["fixed"]
+    assert "cannot time an export" in caplog.text
+    assert cost.runtime(rows) == ("torch_ms", "PyTorch")
 
 
 def test_a_killed_training_goes_on(data_root, tmp_path) -> None:

@@ -39,15 +39,16 @@ from anomalib_daad.commands.inspect.observation import (
     look,
     observe,
     prepare,
-    to_picture,
 )
 from anomalib_daad.commands.inspect.reconstruction import draw_rates, draw_reconstructions
+from anomalib_daad.commands.shared.model_picture import to_picture
 from anomalib_daad.commands.shared.picture import Omission
 from anomalib_daad.commands.shared.trained_model import load_model, name_divisions
 from anomalib_daad.components.fused_score import FusedScore
 from anomalib_daad.models.daad_restoration.placement import KNOWN, move
 from anomalib_daad.training.checkpoint_content import FORMAT, KEY
 
+HOSTILE = '<x>&"y'
 PICTURES = ["reconstructions", "rates", "answers", "reads", "use", "items", "scores", "roc", "score_area"]
 
 
@@ -370,7 +371,7 @@ def test_rates_have_a_column_for_each_model(checkpoint, images, observations) ->
 class PageParser(HTMLParser):
     """Collects the tags, and checks that they close."""
 
-    VOID = frozenset({"meta", "img"})
+    VOID = frozenset({"meta", "img", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -392,13 +393,18 @@ def test_the_page_holds_every_picture_and_asks_for_nothing(page) -> None:
     text = page.read_text(encoding="utf-8")
     tags = PageParser(text).tags
     pictures = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(pictures) == len(PICTURES)
-    for attributes, name in zip(pictures, PICTURES, strict=True):
-        assert len(attributes["alt"]) > 20
-        kind, data = attributes["src"].split(",")
-        assert kind == "data:image/png;base64"
-        assert b64decode(data) == page.with_name(f"{name}.png").read_bytes()
-        assert b64decode(data).startswith(b"\x89PNG")
+    assert all(len(attributes["alt"]) > 20 for attributes in pictures)
+    kinds, data = zip(*(attributes["src"].split(",") for attributes in pictures), strict=True)
+    assert set(kinds) == {"data:image/png;base64", "data:image/jpeg;base64"}
+    charts = {b64decode(content) for kind, content in zip(kinds, data, strict=True) if "png" in kind}
+    assert charts == {page.with_name(f"{name}.png").read_bytes() for name in PICTURES}
+    assert all(content.startswith(b"\x89PNG") for content in charts)
+    shown = [attributes["alt"].split(": ") for attributes in pictures if "jpeg" in attributes["src"]]
+    views = {name: [what for other, what in shown if other == name] for name, _ in shown}
+    assert [name.startswith("bar/") for name in views] == [True] * 3 + [False] * 3
+    made = ["the image", "what the model expected", "what is odd to it"]
+    assert all(it == [*made, "the true defect"] for name, it in views.items() if "bar/" in name)
+    assert all(it == made for name, it in views.items() if "good/" in name)
     visible = re.sub(r'src="data:[^"]*"', "", text)
     assert not re.search(r"https?:|//|url\(|@import", visible.replace(str(page.parent.parent.parent), ""))
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object"}
@@ -406,7 +412,25 @@ def test_the_page_holds_every_picture_and_asks_for_nothing(page) -> None:
     assert any(attributes.get("name") == "viewport" for _, attributes in tags)
     assert [tag for tag, _ in tags].count("h1") == 1
     assert "Teile &lt;1&gt; ü" in text
+    assert len(text) < 5e6
     assert "1x1x2: " in text
+
+
+def test_the_page_begins_with_what_the_model_finds(page, checkpoint, observations) -> None:
+    threshold = float(load_model(checkpoint).post_processor.image_threshold)
+    rejected, labels = observations.fused > threshold, observations.labels
+    told = f"finds {(rejected & labels).sum()} of 6 defects and rejects {(rejected & ~labels).sum()} of 5 good parts."
+    assert f"<h1>Daad {told}</h1>" in page.read_text(encoding="utf-8")
+
+
+def test_a_name_of_markup_is_text(tmp_path, data_root, checkpoint) -> None:
+    folder = tmp_path / HOSTILE
+    shutil.copytree(data_root / "part/test/good", folder / "good")
+    shutil.copytree(data_root / "part/test/bar", folder / HOSTILE)
+    inspect([checkpoint], folder, output=tmp_path / "out")
+    tags = PageParser((tmp_path / "out/index.html").read_text(encoding="utf-8")).tags
+    assert "x" not in {tag for tag, _ in tags}
+    assert f"{HOSTILE}/000.png: the image" in {attributes.get("alt") for _, attributes in tags}
 
 
 @pytest.mark.parametrize("width", [1280, 390])

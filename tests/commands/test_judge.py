@@ -287,7 +287,7 @@ def test_an_export_has_no_expected_picture(trained, parts, tmp_path) -> None:
 
 
 def test_a_page_stays_small(trained, parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(judge_images, "BYTES", 12_000)
+    monkeypatch.setattr(judge_images, "BYTES", 60_000)
     judge(trained["checkpoint"], parts, tmp_path / "out")
     page, count = Page(tmp_path / "out" / "index.html"), len(rows(tmp_path / "out"))
     shown = len(page.addresses) // 3

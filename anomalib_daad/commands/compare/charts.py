@@ -8,16 +8,18 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from sklearn.metrics import roc_curve
 
 from anomalib_daad.commands.shared.output_folder import Row
 from anomalib_daad.commands.shared.picture import DEFECTIVE, GOOD, PALETTE, WIDTH, Omission, Picture, panels
 
+from .cost import runtime
 from .finding import Finding
 
 _COLOURS = [colour for colour in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", *PALETTE) if colour != "#F0E442"]
 _LINES = ("-", "--", "-.", ":")
+_KINDS = ((False, "good", GOOD), (True, "defective", DEFECTIVE))
 
 
 def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Picture | Omission:
@@ -30,35 +32,43 @@ def draw_cost(means: Mapping[str, float | None], costs: Mapping[str, Row]) -> Pi
     Returns:
         Picture | Omission: The chart.
     """
-    heading = "Accuracy against latency"
-    runtime = "openvino_ms" if all(row.get("openvino_ms") for row in costs.values()) else "torch_ms"
+    heading = "Accuracy against time"
+    key, label = runtime(costs)
     points = {
-        name: (costs[name][runtime], value)
+        name: (costs[name][key], value)
         for name, value in means.items()
-        if value is not None and costs.get(name, {}).get(runtime)
+        if value is not None and costs.get(name, {}).get(key)
     }
     if not points:
         return Omission(heading, "There is no image AUROC without both good and defective test images.")
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     for index, (latency, value) in enumerate(points.values()):
-        axes.plot(latency, value, "o", ms=9, color=_COLOURS[index % len(_COLOURS)])
+        axes.plot(latency, value, "o", ms=9, color=_COLOURS[index % len(_COLOURS)], clip_on=False)
     axes.set_xscale("log")
     latencies = [latency for latency, _ in points.values()]
     axes.set_xlim(min(latencies) / 2, max(latencies) * 3)  # wide enough for two ticks, and for the names
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    label = "OpenVINO" if runtime == "openvino_ms" else "PyTorch"
     axes.set(xlabel=f"milliseconds for one image, {label} (logarithmic)", ylabel="mean image AUROC")
-    axes.margins(y=0.2)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
+    _end_at_one(axes, min(value for _, value in points.values()))
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # fixes the layout, and so where the points are
     _name_points(axes, points, figure.dpi)
     alt = "; ".join(f"{name}: {latency:.3g} ms, image AUROC {value:.3f}" for name, (latency, value) in points.items())
     caption = f"Up and to the left is better: more accurate and faster. Time of one image in {label}."
     return Picture("accuracy_latency", heading, caption, alt, figure)
+
+
+def _end_at_one(axes: Axes, lowest: float) -> None:
+    """Let an axis of AUROC end at 1, the best there is, with room for a name beside a point there."""
+    room = max(1 - lowest, 0.01)
+    bottom = lowest - 0.4 * room
+    below = MaxNLocator(5).tick_values(0, 1 - bottom)
+    axes.set_yticks([1 - tick for tick in below if 0 <= tick <= 1 - bottom])
+    axes.set_ylim(bottom, 1 + 0.1 * (1 - bottom))
+    axes.spines["left"].set_bounds(bottom, 1)
 
 
 def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], dpi: float) -> None:
@@ -108,9 +118,12 @@ def draw_roc(findings: Sequence[Finding]) -> Picture | Omission:
             _LINES[index % len(_LINES)],
             color=_COLOURS[index % len(_COLOURS)],
             label=f"{finding.name} {finding.measures['auroc']:.3f}",
+            lw=2,
+            clip_on=False,
         )
     axes.axhline(0.95, color="#999999", lw=1, ls=":")
     axes.set(xlabel="share of good parts rejected", ylabel="share of defective parts found", aspect="equal")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="lower right", frameon=False)
     alt = "; ".join(
         f"{finding.name}: area {finding.measures['auroc']:.3f}, rejects {finding.measures['fpr95']:.0%} of the "
@@ -134,27 +147,24 @@ def draw_histograms(findings: Sequence[Finding]) -> Picture:
     figure, axes = panels(len(findings), 1, 2.0)
     told = []
     for panel, finding in zip(axes, findings, strict=True):
-        edges = np.histogram_bin_edges(finding.scores[np.isfinite(finding.scores)], bins=30).tolist()
-        for kind, colour, name in ((False, GOOD, "good"), (True, DEFECTIVE, "defective")):
-            if (finding.labels == kind).any():
-                panel.hist(finding.scores[finding.labels == kind], edges, color=colour, alpha=0.6, label=name)
-        told.append(f"{finding.name}: {_wrong(finding)}")
-        panel.set_title(told[-1], loc="left")
+        edges = np.histogram_bin_edges(finding.scores[np.isfinite(finding.scores)], bins=20).tolist()
+        kinds = [kind for kind in _KINDS if (finding.labels == kind[0]).any()]
+        panel.hist(
+            [finding.scores[finding.labels == kind] for kind, *_ in kinds],
+            edges,
+            color=[colour for *_, colour in kinds],
+            label=[name for _, name, _ in kinds],
+        )  # side by side, as colours that overlap make a third
+        told.append(f"{finding.name} {finding.tally or 'has no threshold'}")
+        panel.set_title(finding.name, loc="left")
         if finding.threshold is not None:
             panel.axvline(finding.threshold, color="#1a1a1a", ls="--", lw=1.5, label="threshold")
-        panel.set(yticks=[], ylabel="images")
-    axes[0].legend(frameon=False)
+        panel.set_ylabel("images")
+        panel.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     axes[-1].set_xlabel("score (each model has its own scale)")
     caption = (
-        "Left of the dashed line a part passes, right of it it is rejected. The less the two colours mix, the better."
+        "Left of the dashed line a part passes, right of it it is rejected. The farther apart the two colours lie, the "
+        "better."
     )
     return Picture(f"scores_{data}", f"Scores: {data}", caption, "; ".join(told), figure)
-
-
-def _wrong(finding: Finding) -> str:
-    if finding.threshold is None:
-        return "no threshold was calibrated"
-    rejected = finding.scores > finding.threshold
-    missed, good = int((finding.labels & ~rejected).sum()), int((~finding.labels & rejected).sum())
-    told = [f"misses {missed} of {finding.labels.sum()}"] if finding.labels.any() else []
-    return ", ".join([*told, f"rejects {good} of {(~finding.labels).sum()} good"])

@@ -2,6 +2,7 @@
 
 """What a trained model costs per image: latency, throughput and memory of what is deployed, all models in turn."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from anomalib.models import AnomalibModule
 
 from anomalib_daad.commands.shared.output_folder import Row
 from anomalib_daad.commands.speed.timing import interleave, summarize
+from anomalib_daad.error_message import first_line
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining
 
+logger = logging.getLogger(__name__)
 BATCH = 16
 DEPLOYED = Path("weights", "openvino", "model.xml")
 
@@ -69,6 +72,20 @@ def measure_costs(
     return rows
 
 
+def runtime(costs: Mapping[str, Row]) -> tuple[str, str]:
+    """Choose the runtime that models are compared in: OpenVINO where all were timed in it.
+
+    Args:
+        costs (Mapping[str, Row]): Of each model what it costs.
+
+    Returns:
+        tuple[str, str]: The cost's key, and the runtime's name.
+    """
+    if all(row.get("openvino_ms") for row in costs.values()):
+        return "openvino_ms", "OpenVINO"
+    return "torch_ms", "PyTorch"
+
+
 def _torch_call(model: AnomalibModule, images: torch.Tensor) -> Callable[[], object]:
     network: Any = model.inference_model().eval() if isinstance(model, ReconstructionTraining) else model.model
     pre_processor: Any = model.pre_processor
@@ -89,18 +106,29 @@ def _openvino(exported: Mapping[str, Path], image: np.ndarray, seconds: float) -
         name: core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
         for name, path in exported.items()
     }
-    calls = {name: (lambda request=request: request.infer([image])) for name, request in requests.items()}
+    timed = [name for name, request in requests.items() if _takes(request, image)]
+    calls = {name: (lambda request=requests[name]: request.infer([image])) for name in timed}
     for name, times in interleave(calls, seconds, "OpenVINO, 1 image").items():
         rows[name]["openvino_ms"] = summarize(times)["ms"]
     calls.clear()
     while requests:
         requests.popitem()  # last in, first out: OpenVINO restores signal stacks in the order of a stack
-    for name, path in exported.items():
-        compiled = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    for name in timed:
+        compiled = core.compile_model(exported[name], "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
         queue = openvino.AsyncInferQueue(compiled)
-        rows[name]["openvino_images_per_second"] = _throughput(queue, image, seconds / len(exported))
+        rows[name]["openvino_images_per_second"] = _throughput(queue, image, seconds / len(timed))
         del queue, compiled
     return rows
+
+
+def _takes(request: Any, image: np.ndarray) -> bool:
+    """Whether an export takes one image; some exporters fix the batch of the images that they were shown."""
+    try:
+        request.infer([image])
+    except RuntimeError as error:
+        logger.warning("OpenVINO cannot time an export: %s", first_line(error))
+        return False
+    return True
 
 
 def _throughput(queue: Any, image: np.ndarray, seconds: float) -> float:

@@ -13,6 +13,7 @@ import torch
 
 from anomalib_daad.commands.shared.output_folder import Row, read_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+from anomalib_daad.commands.shared.tally import Tally, count
 
 from .measures import IMAGE_MEASURES, PixelCounts, auroc, interval, measure_images, on_resample
 from .trial import Trial
@@ -54,6 +55,11 @@ class Finding:
     def threshold(self) -> float | None:
         """Score above which an image is called defective."""
         return self.facts["threshold"]
+
+    @property
+    def tally(self) -> Tally | None:
+        """What it judges rightly at the threshold; None without one."""
+        return None if self.threshold is None else count(self.labels, self.scores > self.threshold)
 
     @property
     def kinds(self) -> list[str]:

@@ -1,83 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The most telling test images: the worst misses and the worst false alarms of each model, beside all heat maps."""
+"""The most telling test images of each model: its worst misses and its worst false alarms."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import anomalib.data.utils
-import cv2
 import numpy as np
-import torch
 from anomalib.models import AnomalibModule
-from matplotlib import colormaps
-from torchvision.transforms.v2 import CenterCrop, Resize
 
-from anomalib_daad.commands.shared import html_page
+from anomalib_daad.commands.shared.embedded_picture import View, embed, for_outlines
+from anomalib_daad.commands.shared.model_picture import expected_picture, fit, normalise, seen_share
+from anomalib_daad.commands.shared.tally import name_verdict
+from anomalib_daad.training.judgement_pictures import highlight, outlined
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining
 
 from .finding import Finding
 
-SIDE = 160  # pixels of a tile
-WORST = 2  # misses, and as many false alarms, of each model
+WORST = 2  # misses, and as many false alarms
+VIEWS = 4  # of an image, at most
 
 
-def choose(findings: Sequence[Finding], worst: int = WORST) -> list[int]:
-    """Choose images: of each model in turn the worst misses, then the worst false alarms.
+class Case(NamedTuple):
+    """An image that a model was tested on.
+
+    Attributes:
+        name (str): Folder and file.
+        verdict (str): What became of it.
+        is_wrong (bool): Whether the model judges it wrongly.
+        views (list[View]): Pictures of it.
+    """
+
+    name: str
+    verdict: str
+    is_wrong: bool
+    views: list[View]
+
+
+class Gallery(NamedTuple):
+    """The most telling images of a model.
+
+    Attributes:
+        model (str): Its name.
+        told (str): What it finds and rejects.
+        misses (list[Case]): Defective images, the least suspicious first.
+        alarms (list[Case]): Good images, the most suspicious first.
+    """
+
+    model: str
+    told: str
+    misses: list[Case]
+    alarms: list[Case]
+
+
+def choose(finding: Finding, worst: int = WORST) -> tuple[list[int], list[int]]:
+    """Choose the images that a model judges worst, whether or not it errs on them.
 
     Args:
-        findings (Sequence[Finding]): What models found on one data set.
-        worst (int): Misses, and as many false alarms, of each model. Defaults to ``2``.
+        finding (Finding): What the model found.
+        worst (int): Images of each kind. Defaults to ``2``.
 
     Returns:
-        list[int]: Indices of images, none twice.
+        tuple[list[int], list[int]]: Indices of the defective images with the lowest scores, and of the good ones with
+        the highest.
     """
-    misses, alarms = [], []
-    for finding in findings:
-        order = np.argsort(finding.scores, kind="stable")
-        misses += [int(index) for index in order if finding.labels[index]][:worst]
-        alarms += [int(index) for index in order[::-1] if not finding.labels[index]][:worst]
-    return list(dict.fromkeys(misses + alarms))
+    order = np.argsort(finding.scores, kind="stable")
+    misses = [int(index) for index in order if finding.labels[index]]
+    alarms = [int(index) for index in order[::-1] if not finding.labels[index]]
+    return misses[:worst], alarms[:worst]
 
 
-def gallery(findings: Sequence[Finding], models: Sequence[AnomalibModule]) -> str:
-    """Show the chosen images with every model's heat map; of models that rebuild images, what they rebuilt.
+def make_galleries(findings: Sequence[Finding], models: Sequence[AnomalibModule], side: int) -> list[Gallery]:
+    """Draw the chosen images of every model.
 
     Args:
         findings (Sequence[Finding]): What models found on one data set.
         models (Sequence[AnomalibModule]): The models, in the same order.
+        side (int): Pixels of the longer side of a picture.
 
     Returns:
-        str: HTML.
+        list[Gallery]: One for each model.
     """
-    maps = [finding.maps() for finding in findings]
     shares = [seen_share(model) for model in models]
     # Of all masks those of the model that sees most of the image.
     widest = sorted(range(len(findings)), key=lambda it: shares[it], reverse=True)
     masks, share = next(
         ((it, shares[n]) for n in widest if (it := findings[n].masks()) is not None), (None, (1.0, 1.0))
     )
-    ranges = [None if of_model is None else _range(of_model, findings[0].labels) for of_model in maps]
-    rows = []
-    for index in choose(findings):
-        path = Path(findings[0].images[index])
-        picture = read_image(path)  # (H, W, 3)
-        truth = "defective" if findings[0].labels[index] else "good"
-        tiles = [_tile(picture, f"{path.parent.name}/{path.name}: {truth}", f"Test image {path.name}, {truth}")]
-        if masks is not None and findings[0].labels[index]:
-            mask = fit(masks[index] * 255.0, picture, share)
-            tiles.append(_tile(mask, "where the defect is", "Mask of the defect"))
-        for finding, model, of_model, scale, seen in zip(findings, models, maps, ranges, shares, strict=True):
-            verdict = _verdict(finding, index)
-            if of_model is not None and scale is not None:
-                heat = overlay(picture, of_model[index], *scale, seen)
-                tiles.append(_tile(heat, f"{finding.name}: {verdict}", f"Heat map of {finding.name}, {verdict}"))
+    galleries = []
+    for finding, model, seen in zip(findings, models, shares, strict=True):
+        chosen = choose(finding)
+        maps = finding.maps()
+        odd = {} if maps is None else _normalised(model, maps, [*chosen[0], *chosen[1]])
+        cases = []
+        for index in (*chosen[0], *chosen[1]):
+            image = read_image(Path(finding.images[index]))
+            large = for_outlines(image, side)
+            pictures = [("the image", image)]
             if isinstance(model, ReconstructionTraining):
-                expected = fit(reconstruct(model, picture), picture)
-                tiles.append(_tile(expected, f"{finding.name} expected this", f"What {finding.name} expected instead"))
-        rows.append(f'<div class="tiles">{"".join(tiles)}</div>')
-    return "\n".join(rows)
+                pictures.append(("what the model expected", expected_picture(model, image)))
+            if index in odd:
+                pictures.append(("what is odd to it", highlight(large, fit(odd[index], large, seen))))
+            if masks is not None and finding.labels[index]:
+                pictures.append(("the true defect", outlined(large, fit(masks[index] * 1.0, large, share) > 0.5)))
+            cases.append(_case(finding, index, [View(what, embed(picture, side)) for what, picture in pictures]))
+        told = "no threshold" if finding.tally is None else str(finding.tally)
+        galleries.append(Gallery(finding.name, told, cases[: len(chosen[0])], cases[len(chosen[0]) :]))
+    return galleries
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -87,110 +117,19 @@ def read_image(path: Path) -> np.ndarray:
         path (Path): Its file.
 
     Returns:
-        np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
+        np.ndarray: RGB in [0, 1], float32, shape ``(H, W, 3)``.
     """
-    return np.asarray(anomalib.data.utils.read_image(path, as_tensor=False), dtype=np.float32) * 255
+    return np.asarray(anomalib.data.utils.read_image(path, as_tensor=False), dtype=np.float32)
 
 
-def seen_share(model: AnomalibModule) -> tuple[float, float]:
-    """Share of the image that a model sees: all of it, or the middle where its pre-processor crops.
-
-    Args:
-        model (AnomalibModule): Model.
-
-    Returns:
-        tuple[float, float]: Of the height and of the width, in (0, 1].
-    """
-    transform = getattr(model.pre_processor, "transform", None)
-    steps = list(getattr(transform, "transforms", [transform]))
-    sizes = [_size(step.size) for step in steps if isinstance(step, Resize)]
-    crops = [_size(step.size) for step in steps if isinstance(step, CenterCrop)]
-    if not sizes or not crops:
-        return 1.0, 1.0
-    (height, width), (crop_height, crop_width) = sizes[0], crops[-1]
-    return min(1.0, crop_height / height), min(1.0, crop_width / width)
+def _normalised(model: AnomalibModule, maps: np.ndarray, indices: list[int]) -> dict[int, np.ndarray]:
+    return dict(zip(indices, normalise(model, maps[indices]), strict=True))
 
 
-def _size(size: Any) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    return sides[0], sides[-1]
-
-
-def overlay(
-    picture: np.ndarray, anomaly_map: np.ndarray, low: float, high: float, share: tuple[float, float] = (1.0, 1.0)
-) -> np.ndarray:
-    """Lay a heat map over an image.
-
-    Args:
-        picture (np.ndarray): RGB, in [0, 255], shape ``(H, W, 3)``.
-        anomaly_map (np.ndarray): Shape ``(h, w)``.
-        low (float): Value that is shown as nothing.
-        high (float): Value that is shown as strongest.
-        share (tuple[float, float]): Share of height and width, in the middle, that the map is of.
-
-    Returns:
-        np.ndarray: RGB, in [0, 255], shape ``(H, W, 3)``.
-    """
-    scaled = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0, 1)
-    return 0.5 * picture + 0.5 * 255 * colormaps["inferno"](fit(scaled, picture, share))[..., :3]
-
-
-def fit(values: np.ndarray, picture: np.ndarray, share: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
-    """Give what a model saw or made the proportions that the image has.
-
-    Args:
-        values (np.ndarray): Shape ``(h, w)`` or ``(h, w, 3)``.
-        picture (np.ndarray): Image, shape ``(H, W, 3)``.
-        share (tuple[float, float]): Share of height and width, in the middle, that was seen; around it there are zeros.
-
-    Returns:
-        np.ndarray: Shape ``(H, W)`` or ``(H, W, 3)``.
-    """
-    height, width = (max(1, round(side * part)) for side, part in zip(picture.shape[:2], share, strict=True))
-    seen = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-    if seen.shape[:2] == picture.shape[:2]:
-        return np.asarray(seen)
-    whole = np.zeros((*picture.shape[:2], *seen.shape[2:]), seen.dtype)
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-    whole[top : top + height, left : left + width] = seen
-    return whole
-
-
-@torch.no_grad()
-def reconstruct(model: Any, picture: np.ndarray) -> np.ndarray:
-    """Show what a model expected in place of an image.
-
-    Args:
-        model (Any): Model of this package.
-        picture (np.ndarray): RGB, in [0, 255], shape ``(H, W, 3)``.
-
-    Returns:
-        np.ndarray: RGB, in [0, 255], shape ``(h, w, 3)``.
-    """
-    pixels = torch.from_numpy(picture / 255).permute(2, 0, 1)[None].to(model.device)  # (1, 3, H, W)
-    expected = model.model.explain(model.pre_processor(pixels)).expected[0]
-    return (((expected + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).float().cpu().numpy()
-
-
-def _range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Values that heat maps are coloured between: from what half of the good pixels exceed to the strongest."""
-    good = maps[~labels] if not labels.all() else maps
-    return float(np.median(good)), float(np.quantile(maps, 0.999))
-
-
-def _verdict(finding: Finding, index: int) -> str:
+def _case(finding: Finding, index: int, views: list[View]) -> Case:
+    path, is_defective = Path(finding.images[index]), bool(finding.labels[index])
+    name = f"{path.parent.name}/{path.name}"
     if finding.threshold is None:
-        return "no threshold"
-    rejected, defective = finding.scores[index] > finding.threshold, finding.labels[index]
-    if rejected == defective:
-        return "found" if defective else "passed"
-    return "MISSED" if defective else "FALSE ALARM"
-
-
-def _tile(picture: np.ndarray, caption: str, alt: str) -> str:
-    scale = SIDE / max(picture.shape[:2])
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA).clip(0, 255).astype(np.uint8)
-    encoded = cv2.imencode(".jpg", small[..., ::-1] if small.ndim == 3 else small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    shown = html_page.image(encoded.tobytes(), "jpeg", alt)
-    return f"<figure>{shown}<figcaption>{html_page.breakable(caption)}</figcaption></figure>"
+        return Case(name, "defective" if is_defective else "good", False, views)
+    is_rejected = bool(finding.scores[index] > finding.threshold)
+    return Case(name, name_verdict(is_rejected, is_defective), is_rejected != is_defective, views)

@@ -4,45 +4,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
-import anomalib.models
-import torch
-from anomalib.models import AnomalibModule
-from matplotlib import rc_context
-
-from anomalib_daad.commands.shared import html_page
 from anomalib_daad.commands.shared.output_folder import Row, write_table, write_text
-from anomalib_daad.commands.shared.picture import STYLE, Omission, Picture
 from anomalib_daad.error_message import first_line
 
-from .advice import Advice, advise, mean_aurocs
-from .charts import draw_cost, draw_histograms, draw_roc
+from .advice import Advice, advise
 from .cost import measure_costs
-from .finding import MEASURES, Finding, auroc_by_kind, find
-from .gallery import gallery
+from .finding import MEASURES, Finding, find
+from .page import Comparison, write_page
+from .tables import accuracy_table, cost_table, kind_table, weights_of
+from .trained_models import load
 from .trial import Trial
-
-_NAMES = {
-    "auroc": "image AUROC",
-    "f1": "F1 at the threshold",
-    "fpr95": "false alarms at 95% recall",
-    "auroc_pixel": "pixel AUROC",
-    "aupro": "AUPRO",
-}
-_COSTS = {
-    "train_seconds": "training, s",
-    "train_peak_mb": "training memory, MB",
-    "torch_ms": "PyTorch, ms an image",
-    "torch_images_per_second": "PyTorch, images/s",
-    "openvino_ms": "OpenVINO, ms an image",
-    "openvino_images_per_second": "OpenVINO, images/s",
-    "openvino_peak_mb": "OpenVINO memory, MB",
-    "deployed_mb": "deployed file, MB",
-}
 
 
 def write_report(
@@ -101,42 +74,7 @@ def write_report(
     write_text(output / "results.json", json.dumps(whole, indent=1))
     conditions = _conditions(trials, machine, largest)
     write_text(output / "report.md", _markdown(by_data, largest, costs, advice, conditions, failed))
-
-    with rc_context(STYLE):
-        pictures = [draw_cost(mean_aurocs(by_model), costs)]
-        (output / "pictures").mkdir(exist_ok=True)
-        blocks = [
-            *_summary(advice, failed),
-            html_page.table(*_cost_table(by_data[largest], costs), caption=f"What the models cost ({largest})"),
-            *(_picture(picture, output) for picture in pictures),
-        ]
-        for name, of_data in by_data.items():
-            blocks += _data_blocks(name, of_data, output)
-    blocks.append(html_page.section("How it was measured", html_page.facts(conditions)))
-    page = output / "index.html"
-    html_page.write_page(page, f"{', '.join(by_data)}: {', '.join(dict.fromkeys(counts))}", blocks)
-    return page
-
-
-def load(finding: Finding) -> AnomalibModule:
-    """Read a trained model.
-
-    Args:
-        finding (Finding): Finding of its trial.
-
-    Returns:
-        AnomalibModule: The model in evaluation mode, on the CPU.
-    """
-    trial = finding.trial
-    model_class: Any = getattr(anomalib.models, trial.contestant.class_path)
-    # Checkpoints do not hold the pre-processor, whose size is some networks' size.
-    sized = (
-        {}
-        if "image_size" in signature(model_class).parameters
-        else {"pre_processor": model_class.configure_pre_processor((trial.image_size, trial.image_size))}
-    )
-    path = finding.folder / "model.ckpt"
-    return model_class.load_from_checkpoint(path, map_location=torch.device("cpu"), weights_only=True, **sized).eval()
+    return write_page(Comparison(by_data, by_model, largest, costs, advice, conditions, failed), output)
 
 
 def _costs(findings: Sequence[Finding], output: Path, seconds: float, machine: str) -> tuple[dict[str, Row], str]:
@@ -166,7 +104,7 @@ def _identity(finding: Finding) -> Row:
         "seed": trial.seed,
         "good_test_images": int((~finding.labels).sum()),
         "defective_test_images": int(finding.labels.sum()),
-        "weights": _weights(trial),
+        "weights": weights_of(trial),
     }
 
 
@@ -180,13 +118,6 @@ def _flat(finding: Finding) -> Row:
 
 def _facts(finding: Finding) -> Row:
     return {name: value for name, value in finding.facts.items() if name != "pixel_threshold"}
-
-
-def _weights(trial: Trial) -> str:
-    if trial.contestant.is_from_scratch(trial.pretrained and trial.backbone_weights is None):
-        is_given = trial.backbone_weights is not None and trial.contestant.takes_backbone
-        return Path(str(trial.backbone_weights)).name if is_given else "none"
-    return "anomalib's"
 
 
 def _conditions(trials: Sequence[Trial], machine: str, largest: str) -> dict[str, str]:
@@ -215,41 +146,6 @@ def _conditions(trials: Sequence[Trial], machine: str, largest: str) -> dict[str
     }
 
 
-def _number(finding: Finding, name: str) -> str:
-    value, bounds = finding.measures[name], finding.intervals[name]
-    if value is None:
-        return "not measured"
-    if bounds is None or bounds[0] == bounds[1]:  # a bootstrap of scores without an error knows no other
-        return f"{value:.3f}"
-    return f"{value:.3f} ({bounds[0]:.3f} to {bounds[1]:.3f})"
-
-
-def _accuracy_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
-    rows = [[_NAMES[name], *(_number(finding, name) for finding in findings)] for name in MEASURES]
-    rows.append(["pretrained weights", *(_weights(finding.trial) for finding in findings)])
-    return ["", *(finding.name for finding in findings)], rows
-
-
-def _cost_table(findings: Sequence[Finding], costs: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
-    values = [{**finding.facts, **costs.get(finding.name, {})} for finding in findings]
-    rows = [[text, *(_quantity(of_model.get(name)) for of_model in values)] for name, text in _COSTS.items()]
-    return ["", *(finding.name for finding in findings)], rows
-
-
-def _quantity(value: float | None) -> str:
-    if value is None:
-        return "not measured"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _kind_table(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [kind, *("" if value is None else f"{value:.3f}" for value in values)]
-        for kind, values in auroc_by_kind(findings).items()
-    ]
-    return ["defect", *(finding.name for finding in findings)], rows
-
-
 def _markdown(
     by_data: Mapping[str, Sequence[Finding]],
     largest: str,
@@ -258,12 +154,12 @@ def _markdown(
     conditions: Mapping[str, str],
     failed: Mapping[str, str],
 ) -> str:
-    lines = ["# Comparison", "", " ".join(advice.sentences), ""]
+    lines = ["# Comparison", "", advice.verdict, "", " ".join(advice.sentences), ""]
     for name, findings in by_data.items():
-        lines += [f"## {name}", "", *_markdown_table(*_accuracy_table(findings)), ""]
+        lines += [f"## {name}", "", *_markdown_table(*accuracy_table(findings)), ""]
         if findings[0].labels.any():
-            lines += [*_markdown_table(*_kind_table(findings)), ""]
-    lines += ["## Cost", "", *_markdown_table(*_cost_table(by_data[largest], costs)), ""]
+            lines += [*_markdown_table(*kind_table(findings)), ""]
+    lines += ["## Cost", "", *_markdown_table(*cost_table(by_data[largest], costs)), ""]
     lines += [f"- {name}: {value}" for name, value in conditions.items()]
     lines += [f"- {name} failed: {reason}" for name, reason in failed.items()]
     return "\n".join(lines) + "\n"
@@ -272,36 +168,3 @@ def _markdown(
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = (header, ["---"] * len(header), *rows)
     return [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in lines]
-
-
-def _summary(advice: Advice, failed: Mapping[str, str]) -> list[str]:
-    blocks = [f'<p class="summary">{escape(" ".join(advice.sentences))}</p>']
-    if failed:
-        reasons = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in failed.items())
-        blocks.append(f"<p>These failed and are not compared:</p><ul>{reasons}</ul>")
-    return blocks
-
-
-def _picture(picture: Picture | Omission, output: Path) -> str:
-    if isinstance(picture, Omission):
-        return html_page.picture_section(picture)
-    return html_page.picture_section((picture, picture.save(output / "pictures")))
-
-
-def _data_blocks(name: str, findings: Sequence[Finding], output: Path) -> list[str]:
-    table = html_page.table(*_accuracy_table(findings), caption="Accuracy, with 95% intervals in brackets")
-    blocks = [html_page.section(name, table)]
-    if findings[0].labels.any():
-        kinds = html_page.table(*_kind_table(findings), caption="Image AUROC by kind of defect")
-        blocks.append(html_page.section(f"Kinds of defects: {name}", kinds))
-    blocks += [_picture(draw_roc(findings), output), _picture(draw_histograms(findings), output)]
-    intro = (
-        "<p>First the defective images that each model finds least suspicious, its worst misses; then the good ones "
-        "that it finds most suspicious, its worst false alarms. Bright: what the model objects to.</p>"
-    )
-    blocks.append(
-        html_page.section(
-            f"The most telling images: {name}", intro, gallery(findings, [load(finding) for finding in findings])
-        )
-    )
-    return blocks

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from anomalib_daad.commands.shared.model_picture import to_picture
 from anomalib_daad.commands.shared.picture import Picture, bare, panels
 from anomalib_daad.registration import Model
 
 from .images import InspectedImages
-from .observation import CloseUp, MemoryUse, Observations, prepare, to_picture
+from .observation import CloseUp, MemoryUse, Observations, prepare
 
 
 def draw_answers(
@@ -31,7 +32,7 @@ def draw_answers(
     Returns:
         Picture: The image, and a panel for each memory.
     """
-    figure, grid = panels(1 + len(close_up.reads), columns=2, height=3.05)
+    figure, grid = panels(1 + len(close_up.reads), columns=3, height=2.05)
     grid[0].imshow(close_up.image)
     grid[0].set_title("The image")
     height, width = close_up.image.shape[:2]
@@ -42,7 +43,7 @@ def draw_answers(
     texts = []
     for axes, use, read in zip(grid[1:], observations.memories, close_up.reads, strict=True):
         axes.imshow(answer(seen, use, read.weights[0], read.grid))
-        axes.set_title(f"Scale {use.scale}: largest weight {use.largest_weight:.1f}/N,\n{_items(use)}")
+        axes.set_title(f"Scale {use.scale}")
         texts.append(f"scale {use.scale}: largest weight {use.largest_weight:.1f} times the mean, {_items(use)}")
     for axes in grid:
         bare(axes)
@@ -51,7 +52,7 @@ def draw_answers(
         f"{name}: each block is replaced by the block of {kind} image that its strongest item stands for, gray where "
         "none reads it. A memory that chooses shows a good part here, also where this one has a defect. Where the "
         "largest weight is a few times 1/N, the memory mixes hundreds of items, and the strongest says little. Items "
-        "in effect: the exponential of the entropy of the weights."
+        f"in effect: the exponential of the entropy of the weights. Here {'; '.join(texts)}."
     )
     return Picture("answers", "What the memories answer", caption, f"The image {name}; {'; '.join(texts)}.", figure)
 

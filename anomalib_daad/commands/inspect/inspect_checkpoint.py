@@ -7,17 +7,19 @@ from pathlib import Path
 from matplotlib import rc_context
 from rich import print as rich_print
 
-from anomalib_daad.commands.shared import html_page
 from anomalib_daad.commands.shared.output_folder import prepare_folder
-from anomalib_daad.commands.shared.picture import STYLE, Omission, Picture
+from anomalib_daad.commands.shared.picture import STYLE, show
+from anomalib_daad.commands.shared.tally import count
+from anomalib_daad.commands.shared.templates import render
 from anomalib_daad.commands.shared.trained_model import load_model, name_divisions
 from anomalib_daad.registration import Model
 
+from .cards import make_cards
 from .images import InspectedImages
 from .memory import draw_memories
 from .observation import Observations, observe
 from .reconstruction import draw_rates, draw_reconstructions
-from .scores import draw_scores
+from .scores import Threshold, draw_scores, find_threshold
 
 
 def inspect(
@@ -40,20 +42,37 @@ def inspect(
     images = InspectedImages(data, category)
     prepare_folder(output)
     observations = observe(models[0], images)
-    pictures: list[Picture | Omission] = []
+    threshold = find_threshold(models[0], observations)
     with rc_context(STYLE):
-        pictures.append(draw_reconstructions(models[0], images, observations))
-        if len(models) > 1:
-            pictures.append(draw_rates(models, images, observations))
-        pictures += draw_memories(models[0], images, observations)
-        pictures += draw_scores(models[0], observations)
-        saved = [picture if isinstance(picture, Omission) else (picture, picture.save(output)) for picture in pictures]
+        rates = [show(draw_rates(models, images, observations), output)] if len(models) > 1 else []
+        answers, *memories = [show(it, output) for it in draw_memories(models[0], images, observations)]
+        scores = [show(it, output) for it in draw_scores(models[0], observations)]
+        reconstructions = show(draw_reconstructions(models[0], images, observations), output)
     subject = data.resolve().name if category is None else category
     page = output / "index.html"
-    described = html_page.facts(_facts(models, checkpoints, data, observations))
-    blocks = [described, *map(html_page.picture_section, saved)]
-    html_page.write_page(page, f"What the model makes of {subject}", blocks)
+    render(
+        "inspection.html",
+        page,
+        title=f"What {type(models[0]).__name__} makes of {subject}",
+        headline=_verdict(type(models[0]).__name__, observations, threshold),
+        source="" if threshold is None else f"Judged by {threshold.source}, a score of {threshold.score:.3g}.",
+        cards=make_cards(models[0], images, observations, threshold),
+        answers=answers,
+        rates=rates,
+        scores=scores,
+        details=[reconstructions, *memories],
+        facts=_facts(models, checkpoints, data, observations),
+    )
     rich_print(f"[bold]{len(observations.names)} images[/bold] -> {page}")
+
+
+def _verdict(name: str, observations: Observations, threshold: Threshold | None) -> str:
+    if threshold is None:
+        return f"{name} scores {len(observations.names)} images, and has no threshold to call any defective."
+    rejected = observations.fused > threshold.score
+    if observations.labels is None:
+        return f"{name} calls {rejected.sum()} of {len(rejected)} images defective."
+    return f"{name} {count(observations.labels, rejected)}."
 
 
 def _facts(models: list[Model], checkpoints: list[Path], data: Path, observations: Observations) -> dict[str, str]:

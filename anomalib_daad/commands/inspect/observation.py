@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from anomalib.pre_processing import PreProcessor
 from rich.progress import track
-from torch.nn.functional import interpolate
 
+from anomalib_daad.commands.shared.model_picture import to_picture
 from anomalib_daad.components.block_memory import MemoryRead
 from anomalib_daad.components.network import Explanation
 from anomalib_daad.registration import Model
@@ -151,20 +151,6 @@ def look(model: Model, image: InspectedImage) -> CloseUp:
     rebuilt = to_picture(expected, size)
     error = np.abs(to_picture(seen, size) - rebuilt).mean(axis=-1)
     return CloseUp(to_picture(prepared, size), rebuilt, error, anomaly_map, reads)
-
-
-def to_picture(images: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Make an image that a model saw a picture.
-
-    Args:
-        images (torch.Tensor): One image in [-1, 1], shape ``(1, 3, h, w)``.
-        size (tuple[int, int]): Height and width of the picture.
-
-    Returns:
-        np.ndarray: In [0, 1], shape ``(H, W, 3)``.
-    """
-    colours = images if images.shape[-2:] == size else interpolate(images, size, mode="bilinear")
-    return ((colours[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def choose(observations: Observations, count: int) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from string import ascii_lowercase
 
 import numpy as np
+from anomalib.post_processing import PostProcessor
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,6 +39,9 @@ def draw_reconstructions(model: Model, images: InspectedImages, observations: Ob
     highest_error = max(close_up.error.max() for close_up in close_ups)
     highest_map = max(close_up.anomaly_map.max() for close_up in close_ups)
     lowest_map = 0.0 if highest_map > 0 else min(close_up.anomaly_map.min() for close_up in close_ups)
+    threshold = _pixel_threshold(model)
+    if lowest_map < threshold < highest_map:  # else one strong defect would leave all other maps dark
+        highest_map = min(highest_map, 2 * threshold - lowest_map)
     for axes, image, close_up in zip(grid, shown, close_ups, strict=False):
         axes[0].imshow(close_up.image)
         axes[1].imshow(close_up.reconstruction)
@@ -61,10 +65,18 @@ def draw_reconstructions(model: Model, images: InspectedImages, observations: Ob
         f"difference from the input, the mean over the colours, from 0 to 1. Map: {wording.anomaly_map}. Bright is "
         "more; all rows share a scale."
     )
+    if np.isfinite(threshold):
+        caption += " That of the maps ends at twice the checkpoint's threshold at most."
     if has_masks:
         caption += " Mask: where people marked the defect, in white."
     alt = f"{len(rows)} images, each with its reconstruction, its error and its anomaly map. {_list_rows(shown)}"
     return Picture("reconstructions", "Reconstructions", caption, alt, figure)
+
+
+def _pixel_threshold(model: Model) -> float:
+    """Value of a map above which a pixel is called defective; NaN where none was calibrated."""
+    post_processor = model.post_processor
+    return float(post_processor.pixel_threshold) if isinstance(post_processor, PostProcessor) else np.nan
 
 
 def draw_rates(models: Sequence[Model], images: InspectedImages, observations: Observations) -> Picture:

@@ -186,9 +186,17 @@ def draw_roc(observations: Observations) -> Picture | Omission:
     for name, values in scores.items():
         false_rate, true_rate, _ = roc_curve(observations.labels, values)
         colour, line = styles[name]
-        axes.plot(false_rate, true_rate, color=colour, linestyle=line, linewidth=2, label=f"{name}, {areas[name]:.3f}")
+        axes.plot(
+            false_rate,
+            true_rate,
+            color=colour,
+            linestyle=line,
+            linewidth=2,
+            label=f"{name}, {areas[name]:.3f}",
+            clip_on=False,
+        )
     axes.set(xlabel="good images called defective", ylabel="defective images found", aspect="equal")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="lower right", frameon=False)
     caption = (
         "Share of the defective images found against the share of good images called defective, for all thresholds."

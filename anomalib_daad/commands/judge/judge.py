@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from anomalib_daad.commands.shared.model_picture import expected_picture
 from anomalib_daad.commands.shared.trained_model import load_model
 from anomalib_daad.safetensors_file import load_safetensors
 from anomalib_daad.training.export_description import read_description
-from anomalib_daad.training.false_alarms import FalseAlarmPostProcessor
 from anomalib_daad.training.run_checks import refuse_untrained
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default moves scores on processors with bfloat16
@@ -42,15 +42,19 @@ class Judge(Protocol):
 
     Attributes:
         threshold (float | None): Its own threshold; None where it has none, or does not tell.
+        good_images (int): How many good images the threshold is from; 0 where it is not from good ones alone.
+        promised_rate (float): Share of good images that it rejects at most, on average; NaN where that is not known.
     """
 
     threshold: float | None
+    good_images: int
+    promised_rate: float
 
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""
 
     def expect(self, image: np.ndarray) -> np.ndarray | None:
-        """Show what the model expected in its place, in [0, 1], shape ``(h, w, 3)``; None where it cannot say."""
+        """Show what the model expected in its place, in [0, 1], shape ``(H, W, 3)``; None where it cannot say."""
 
 
 class TrainedJudge:
@@ -64,6 +68,8 @@ class TrainedJudge:
         refuse_untrained(model.model, type(model).__name__)
         self.model = model
         self.threshold = _threshold(model.post_processor)
+        self.good_images = int(getattr(model.post_processor, "good_images", 0))
+        self.promised_rate = getattr(model.post_processor, "promised_rate", np.nan)
 
     @torch.inference_mode()
     def judge(self, image: np.ndarray) -> Judgement:
@@ -73,20 +79,17 @@ class TrainedJudge:
         output = raw if post_processor is None else post_processor(raw)
         has_verdict = self.threshold is not None and output.pred_label is not None
         label = bool(output.pred_label.flatten()[0]) if has_verdict else None
-        knows_good = isinstance(post_processor, FalseAlarmPostProcessor) and int(post_processor.good_images) > 0
         return Judgement(
             float(output.pred_score.flatten()[0]),
             label,
             _plane(output.anomaly_map),
-            float(post_processor.p_value(raw.pred_score.flatten())[0]) if knows_good else None,
+            float(post_processor.p_value(raw.pred_score.flatten())[0]) if self.good_images else None,
             float(raw.pred_score.flatten()[0]),
         )
 
-    @torch.inference_mode()
     def expect(self, image: np.ndarray) -> np.ndarray:
         """Show what the model expected in an image's place."""
-        expected = self.model.model.explain(self.model.pre_processor(self._pixels(image))).expected[0]
-        return ((expected + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+        return expected_picture(self.model, image)
 
     def _pixels(self, image: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.model.device)
@@ -105,6 +108,8 @@ class ExportedJudge:
         self.description = description
         # An export of another package holds its threshold and does not tell.
         self.threshold: float | None = description["image_threshold"] if description else None
+        self.good_images: int = (description or {}).get("good_images") or 0
+        self.promised_rate: float = description["promised_rate"] if description and self.good_images else np.nan
 
     def judge(self, image: np.ndarray) -> Judgement:
         """Judge an image."""

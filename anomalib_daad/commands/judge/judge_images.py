@@ -16,21 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from anomalib_daad.commands.shared.embedded_picture import View, embed, for_outlines, side_of
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.templates import render
 from anomalib_daad.data.image_check import is_deep_gray, is_garbled
 from anomalib_daad.error_message import first_line
 from anomalib_daad.training.judgement_pictures import THRESHOLD, highlight
 
-from . import pictures
 from .judge import Judge, Judgement, open_judge
 from .scores_file import DEFECTIVE, GOOD, UNDECIDED, UNREADABLE, Score, ScoresFile
+from .strongest_point import strongest
 
 logger = logging.getLogger(__name__)
 SHOWN = 20  # lines of the table on the terminal
 ON_PAGE = 200  # images
 BYTES = 4_500_000  # of the page's pictures, in base64
-_SIDES = {50: 448, 100: 320, ON_PAGE: 224}  # pixels of a picture, by the number of images
+VIEWS = 3  # of an image: it, what the model expected, what is odd
 
 
 def judge(
@@ -65,7 +66,7 @@ def judge(
     names = {_name(path, root): path for path in files}
     done = {score.file: score.version for score in table.read() if score.verdict != UNREADABLE}
     waiting = [name for name, path in names.items() if done.get(name) != _version(path)]
-    limit = opened.threshold if threshold is None else threshold
+    limit = f"{threshold:g}, as you asked" if threshold is not None else _limit(opened)
     with table:
         for name in _tracked(waiting, "Judging"):
             table.add(_judge(opened, names[name], name, threshold))
@@ -139,9 +140,9 @@ def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Sco
     except ValueError as error:
         logger.warning("%s cannot be judged: %s", name, error)
         return Score(name, None, UNREADABLE, note=str(error), version=version)
-    place = (None, None) if found.anomaly_map is None else pictures.strongest(found.anomaly_map, image.shape[:2])
-    verdict = _decide(found, threshold)
-    return Score(name, found.score, verdict, found.p_value, found.raw_score, *place, version=version)
+    place = (None, None) if found.anomaly_map is None else strongest(found.anomaly_map, image.shape[:2])
+    verdict, (x, y) = _decide(found, threshold), place
+    return Score(name, found.score, verdict, found.p_value, found.raw_score, x=x, y=y, version=version)
 
 
 def _decide(found: Judgement, threshold: float | None) -> str:
@@ -179,14 +180,25 @@ def _verdict(scores: list[Score]) -> str:
     return text + (f"; {unreadable} cannot be read" if unreadable else "")
 
 
-def _summary(scores: list[Score], model: Path, root: Path, limit: float | None) -> dict[str, Any]:
+def _limit(opened: Judge) -> str:
+    """Where the model's own threshold lies, and what it promises."""
+    if opened.threshold is None:
+        return "the model's own"
+    told = f"{opened.threshold:g}, the model's own"
+    if opened.good_images:
+        told += f", from {opened.good_images} good images: at most {opened.promised_rate:.1%} of good ones are rejected"
+    return told
+
+
+def _summary(scores: list[Score], model: Path, root: Path, limit: str) -> dict[str, Any]:
     readable = [score for score in scores if score.score is not None]
     return {
-        "title": f"{root.resolve().name}: {_verdict(scores)}",
+        "title": f"Judgement of {root.resolve().name}",
+        "headline": f"{_verdict(scores)}.",
         "facts": {
             "Model": str(model),
             "Images": f"{len(scores)} in {root}",
-            "Threshold": "the model's own" if limit is None else f"{limit:g}",
+            "Threshold": limit,
         },
         "total": len(readable),
         "unreadable": [score for score in scores if score.score is None],
@@ -204,7 +216,7 @@ def _scaled(anomaly_map: np.ndarray) -> np.ndarray:
 def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: float) -> Iterator[dict[str, Any]]:
     """Pictures of the highest scores, judged anew: those of all images would not fit memory."""
     chosen = [score for score in scores if score.score is not None][:ON_PAGE]
-    side = next(pixels for most, pixels in _SIDES.items() if len(chosen) <= most)
+    side = side_of(VIEWS * len(chosen))
     used = 0
     for score in _tracked(chosen, "Drawing"):
         try:
@@ -216,9 +228,9 @@ def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: 
         if expected is not None:
             shown.append(("what the model expected", expected))
         if found.anomaly_map is not None:
-            shown.append(("what is odd", highlight(image, _scaled(found.anomaly_map), outline)))
-        views = [{"what": what, "address": pictures.embed(picture, side)} for what, picture in shown]
-        used += sum(len(view["address"]) for view in views)
+            shown.append(("what is odd", highlight(for_outlines(image, side), _scaled(found.anomaly_map), outline)))
+        views = [View(what, embed(picture, side)) for what, picture in shown]
+        used += sum(len(view.address) for view in views)
         if used > BYTES:
             return
         yield {"score": score, "is_defective": score.verdict == DEFECTIVE, "views": views}

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .embedded_picture import embed_png
+
 GOOD, DEFECTIVE = "#0072B2", "#D55E00"
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 WIDTH = 5.6  # inches: as wide as text of STYLE's size can be on a phone that shows the picture whole
@@ -61,6 +63,37 @@ class Omission(NamedTuple):
 
     heading: str
     reason: str
+
+
+class Shown(NamedTuple):
+    """A picture as part of a page.
+
+    Attributes:
+        heading (str): Heading.
+        caption (str): What is to be seen, or why there is none.
+        alt (str): The same for who cannot see it.
+        address (str): Address that holds it; empty where there is none.
+    """
+
+    heading: str
+    caption: str
+    alt: str = ""
+    address: str = ""
+
+
+def show(picture: Picture | Omission, folder: Path) -> Shown:
+    """Save a picture, and make it part of a page.
+
+    Args:
+        picture (Picture | Omission): Picture, or one left out.
+        folder (Path): Folder, which exists.
+
+    Returns:
+        Shown: What the page shows.
+    """
+    if isinstance(picture, Omission):
+        return Shown(picture.heading, picture.reason)
+    return Shown(picture.heading, picture.caption, picture.alt, embed_png(picture.save(folder)))
 
 
 def panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
