@@ -16,7 +16,7 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from conftest import make_restoration
+from conftest import as_if_trained, make_model, make_restoration
 from PIL import Image
 
 from anomalib_daad import DaadRestoration, save_safetensors
@@ -39,7 +39,9 @@ def trained(data_root, tmp_path_factory) -> dict[str, Path]:
         engine.fit(model, datamodule=MVTecAD(root=data_root, category="part", train_batch_size=4, num_workers=0))
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     files = {"checkpoint": folder / "model.ckpt", "onnx": model.to_onnx(folder / "onnx")}
-    files["openvino"] = Path(model.to_openvino(folder / "openvino"))
+    with pytest.MonkeyPatch.context() as patch:  # an export takes seconds, and OpenVINO's begins with ONNX
+        patch.setattr(model, "to_onnx", lambda *_, **__: files["onnx"])
+        files["openvino"] = Path(model.to_openvino(folder / "openvino"))
     files["safetensors"] = save_safetensors(model, folder / "model.safetensors")
     return files
 
@@ -97,7 +99,7 @@ def test_p_values_and_raw_scores_are_those_of_the_network(trained, parts, tmp_pa
         if not near.any():  # an image that the threshold is from may end on either side of itself
             assert float(row["p_value"]) == pytest.approx((1 + (good >= raw).sum()) / 6, abs=1e-5)
         if 0 < float(row["score"]) < 1:
-            assert float(row["raw_score"]) == pytest.approx(raw, rel=1e-3)
+            assert float(row["raw_score"]) == pytest.approx(raw, rel=1e-3, abs=1e-4 * float(np.ptp(good)))
 
 
 def test_an_export_that_was_replaced_is_refused(trained, parts, tmp_path) -> None:
@@ -229,8 +231,8 @@ def test_any_name_is_judged(trained, parts, tmp_path, capsys) -> None:
     assert "a[red].png" in capsys.readouterr().out
 
 
-def test_an_export_of_a_fixed_size_names_images_that_do_not_fit(trained, parts, tmp_path) -> None:
-    model = open_judge(trained["checkpoint"]).model
+def test_an_export_of_a_fixed_size_names_images_that_do_not_fit(parts, tmp_path) -> None:
+    model = as_if_trained(make_model(connections="none", adversarial=False))
     path = model.to_onnx(tmp_path / "fixed", input_size=(48, 40))
     Image.new("RGB", (30, 30)).save(parts / "other.png")
     judge(path, parts, tmp_path / "out")

@@ -184,7 +184,8 @@ def open_judge(path: Path) -> Judge:
         msg = f"{path} holds an OpenVINO model's weights alone: give {path.with_suffix('.xml')}."
         raise ValueError(msg)
     if path.suffix in EXPORTS:
-        return ExportedJudge(_open_inferencer(path), read_description(path))
+        description = read_description(path)  # says first where the file is another one
+        return ExportedJudge(_open_inferencer(path), description)
     return TrainedJudge(load_model(path))
 
 
