@@ -48,7 +48,7 @@ def relit(files: list[Path], light: str, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def judge(checkpoint: Path, good: list[Path], defective: list[Path]) -> Row:
     """Count false alarms and misses, and measure the image AUROC."""
     model = load_model(checkpoint)
