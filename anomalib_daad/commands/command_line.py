@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, auto_cli
 
 from anomalib_daad import __version__
+from anomalib_daad.commands.calibrate.calibrate_model import calibrate
 from anomalib_daad.commands.compare.compare_models import compare
 from anomalib_daad.commands.configurations import config
 from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
@@ -95,6 +96,7 @@ def main() -> None:
     """Run a command; bad input is one line on standard error and exit status 2."""
     commands: dict[str, Any] = {
         "judge": judge,
+        "calibrate": calibrate,
         "compare": compare,
         "configuration": config,
         "inspect": inspect,

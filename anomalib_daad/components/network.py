@@ -166,6 +166,26 @@ class AnomalyNetwork(nn.Module):
     def settle(self) -> None:
         """Fix what training learns beside the weights, in a copy that is exported. Nothing, unless a network has it."""
 
+    def observe(self, images: torch.Tensor) -> torch.Tensor:
+        """Tell of good images what :meth:`relearn` takes.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor: What was observed of each, B along the first dimension: here R(x) and L(x), where there is
+            one.
+        """
+        return torch.stack([part for part in self.scores(images) if part is not None], dim=1)
+
+    def relearn(self, observed: torch.Tensor) -> None:
+        """Take anew what is neither trained nor a threshold from good images under another light or camera.
+
+        Args:
+            observed (torch.Tensor): What :meth:`observe` told of them, of all images at once; two at least.
+        """
+        self.score.calibrate(observed[:, 0], observed[:, 1] if observed.shape[1] > 1 else None)
+
     def scores(self, images: torch.Tensor) -> Scores:
         """Compute the two parts of the fused score, in full precision also under autocast.
 

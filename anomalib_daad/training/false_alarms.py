@@ -13,7 +13,6 @@ Example:
 """
 
 import logging
-import math
 from typing import Any
 
 import torch
@@ -21,15 +20,11 @@ from anomalib.data import Batch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
+from . import conformal_threshold
+from .conformal_threshold import MOST_SCORES, grid, headroom, images_for, refuse_other_rates
 from .distributed import gather
 
 logger = logging.getLogger(__name__)
-MOST_SCORES = 1000  # that a model keeps of good images
-SIDE = 64  # of the grid of pixels that is kept of a map
-# Times the spread of good scores, which the threshold lies above the score that sets it: runtimes differ in the last
-# digits, and no verdict on that image may hang on them.
-MARGIN = 1e-3
-HEADROOM = 4.0  # times the spread of good scores, beyond the threshold, before a score without peers ends at 1
 
 
 class FalseAlarmPostProcessor(PostProcessor):
@@ -65,10 +60,7 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     def __init__(self, false_alarm_rate: float = 0.01, pixel_false_alarm_rate: float = 0.001, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, rate in (("false_alarm_rate", false_alarm_rate), ("pixel_false_alarm_rate", pixel_false_alarm_rate)):
-            if not 0 < rate < 1:
-                msg = f"{name} must be between 0 and 1, such as 0.01 for 1 of 100 good images; got {rate}."
-                raise ValueError(msg)
+        refuse_other_rates(false_alarm_rate=false_alarm_rate, pixel_false_alarm_rate=pixel_false_alarm_rate)
         self.false_alarm_rate = false_alarm_rate
         self.pixel_false_alarm_rate = pixel_false_alarm_rate
         self.register_buffer("good_scores", torch.full((MOST_SCORES,), torch.nan))
@@ -84,8 +76,7 @@ class FalseAlarmPostProcessor(PostProcessor):
     @property
     def promised_rate(self) -> float:
         """Share of good images that the threshold rejects at most, on average; NaN where it is not from good ones."""
-        count = int(self.good_images)
-        return (count + 1 - _rank(count, self.false_alarm_rate)) / (count + 1) if count else math.nan
+        return conformal_threshold.promised_rate(int(self.good_images), self.false_alarm_rate)
 
     def p_value(self, scores: torch.Tensor) -> torch.Tensor:
         """Tell how odd images are among good ones.
@@ -126,20 +117,18 @@ class FalseAlarmPostProcessor(PostProcessor):
         Raises:
             ValueError: If no score is finite.
         """
-        ordered = scores[scores.isfinite()].sort().values
-        count = len(ordered)
-        if not count:
+        ordered = scores[scores.isfinite()].float().sort().values.cpu().numpy()
+        if not len(ordered):
             msg = "There is no good image to take a threshold from: give some that were not trained on."
             raise ValueError(msg)
-        decisive = ordered[_rank(count, self.false_alarm_rate) - 1]
-        self._image_threshold.copy_(decisive + MARGIN * (decisive - ordered[0]))
-        places = torch.linspace(0, count - 1, min(count, MOST_SCORES)).round().long()
-        self.good_scores.fill_(torch.nan)[: len(places)] = ordered[places.to(ordered.device)]
-        self.good_images.fill_(count)
+        self._image_threshold.fill_(float(conformal_threshold.threshold(ordered, self.false_alarm_rate)))
+        kept = torch.from_numpy(conformal_threshold.representatives(ordered))
+        self.good_scores.fill_(torch.nan)[: len(kept)] = kept.to(self.good_scores.device)
+        self.good_images.fill_(len(ordered))
         values = torch.empty(0) if pixels is None else pixels[pixels.isfinite()]
         if values.numel():
-            rank = max(1, math.ceil(values.numel() * (1 - self.pixel_false_alarm_rate)))
-            self._pixel_threshold.copy_(values.flatten().kthvalue(rank).values)
+            found = conformal_threshold.pixel_threshold(values.float().cpu().numpy(), self.pixel_false_alarm_rate)
+            self._pixel_threshold.fill_(float(found))
 
     def on_validation_batch_end(  # type: ignore[override]  # as anomalib's
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
@@ -217,7 +206,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         count = int(self.good_images)
         if not trainer.is_global_zero or not count:
             return
-        needed = math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+        needed = images_for(self.false_alarm_rate)
         wanting = f", not {self.false_alarm_rate:.4g}, which takes {needed}" if count < needed else ""
         logger.info(
             "The threshold is from %d good images that were held out: at most %.3g of good images are rejected%s.",
@@ -227,23 +216,5 @@ class FalseAlarmPostProcessor(PostProcessor):
         )
 
 
-def grid(maps: torch.Tensor) -> torch.Tensor:
-    """Keep some pixels of maps, evenly spaced.
-
-    Args:
-        maps (torch.Tensor): Shape ``(n, H, W)`` or ``(n, 1, H, W)``.
-
-    Returns:
-        torch.Tensor: At most 127 x 127 pixels of each, in a row for each map.
-    """
-    rows, columns = (max(1, side // SIDE) for side in maps.shape[-2:])
-    return maps[..., rows // 2 :: rows, columns // 2 :: columns].flatten(1)
-
-
-def _rank(count: int, rate: float) -> int:
-    """Rank of the score, from 1 for the smallest, that a share of good images exceeds at most."""
-    return min(count, count + 1 - math.floor((count + 1) * rate + 1e-9))
-
-
 def _widen(high: torch.Tensor, low: torch.Tensor, threshold: torch.Tensor) -> None:
-    high.copy_(torch.fmax(high, threshold + HEADROOM * (threshold - low)))
+    high.copy_(torch.fmax(high, headroom(low, threshold)))

@@ -14,7 +14,7 @@ from anomalib.post_processing import PostProcessor
 from conftest import make_model
 
 from anomalib_daad import Daad, FalseAlarmPostProcessor, load_safetensors, save_safetensors
-from anomalib_daad.training.false_alarms import MOST_SCORES, grid
+from anomalib_daad.training.conformal_threshold import MOST_SCORES, grid
 
 TRAINER = SimpleNamespace(is_global_zero=True, validating=True)
 

@@ -71,6 +71,10 @@ def by(model):
 
 def test_nothing_in_the_region_counts_in_any_file(trained, tmp_path) -> None:
     assert_ignored(by(trained))
+    images, inside, _ = images_and_drawn_into()
+    for learns in (trained.model.scores, trained.model.observe):  # also what ranges and statistics are learnt from
+        expected, found = (learns(trained.pre_processor(it)) for it in (images, inside))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     kind = DaadRestoration if isinstance(trained, DaadRestoration) else Daad
     assert_ignored(by(kind.load_from_checkpoint(tmp_path / "model.ckpt")))
     assert_ignored(by(load_safetensors(save_safetensors(trained, tmp_path / "model.safetensors"))))

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anomalib.data.utils.image import is_image_file
-from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from anomalib_daad.commands.shared.embedded_picture import View, embed, for_outlines, side_of
+from anomalib_daad.commands.shared.image_files import find_images, read_pixels
 from anomalib_daad.commands.shared.output_folder import prepare_folder
+from anomalib_daad.commands.shared.progress_bar import tracked
 from anomalib_daad.commands.shared.templates import render
-from anomalib_daad.data.image_check import is_deep_gray, is_garbled
-from anomalib_daad.error_message import first_line
 from anomalib_daad.training.judgement_pictures import THRESHOLD, highlight
 
 from .judge import Judge, Judgement, open_judge
@@ -58,7 +55,7 @@ def judge(
         ValueError: If the model or the images are not there, or the output holds other scores.
         OSError: If the output folder cannot be written to.
     """
-    files, root = _find(images)
+    files, root = find_images(images)
     prepare_folder(output)
     opened = open_judge(model)
     settings = {"model": _identity(model), "images": str(root.resolve()), "threshold": str(threshold)}
@@ -68,7 +65,7 @@ def judge(
     waiting = [name for name, path in names.items() if done.get(name) != _version(path)]
     limit = f"{threshold:g}, as you asked" if threshold is not None else _limit(opened)
     with table:
-        for name in _tracked(waiting, "Judging"):
+        for name in tracked(waiting, "Judging"):
             table.add(_judge(opened, names[name], name, threshold))
     scores = sorted((it for it in table.read() if it.file in names), key=_rank)
     page = output / "index.html"
@@ -76,20 +73,6 @@ def judge(
     render("judgement.html", page, **_summary(scores, model, root, limit), cards=cards)
     _print(scores, table.path)
     Console().print(Text(f"Page: {page}"))
-
-
-def _find(images: Path) -> tuple[list[Path], Path]:
-    """Image files, and the folder that they are named below."""
-    if images.is_file():
-        return [images], images.parent
-    if not images.is_dir():
-        msg = f"There is no image or folder {images}."
-        raise ValueError(msg)
-    files = sorted(path for path in images.rglob("*") if path.is_file() and is_image_file(path))
-    if not files:
-        msg = f"There are no images in {images}: give a folder with PNG, JPEG, BMP or TIFF files."
-        raise ValueError(msg)
-    return files, images
 
 
 def _name(path: Path, root: Path) -> str:
@@ -108,34 +91,10 @@ def _identity(model: Path) -> str:
     return f"{model.resolve()} ({_version(model)})"
 
 
-def _tracked(items: list[Any], what: str) -> Iterator[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        yield from progress.track(items, description=what)
-
-
-def _read(path: Path) -> np.ndarray:
-    """Read an image as training reads it.
-
-    Raises:
-        ValueError: If training would refuse it.
-    """
-    try:
-        with Image.open(path) as image:
-            is_deep = is_deep_gray(image) or is_garbled(image)
-            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    except Exception as error:  # what Pillow raises on a bad file is not one family
-        raise ValueError(first_line(error)) from error
-    if is_deep:
-        msg = "more than 8 bits a pixel: save it with 8 bits, scaled as the training images were"
-        raise ValueError(msg)
-    return pixels
-
-
 def _judge(opened: Judge, path: Path, name: str, threshold: float | None) -> Score:
     version = _version(path)
     try:
-        image = _read(path)
+        image = read_pixels(path)
         found = opened.judge(image)
     except ValueError as error:
         logger.warning("%s cannot be judged: %s", name, error)
@@ -218,9 +177,9 @@ def _cards(opened: Judge, scores: list[Score], names: dict[str, Path], outline: 
     chosen = [score for score in scores if score.score is not None][:ON_PAGE]
     side = side_of(VIEWS * len(chosen))
     used = 0
-    for score in _tracked(chosen, "Drawing"):
+    for score in tracked(chosen, "Drawing"):
         try:
-            image = _read(names[score.file])
+            image = read_pixels(names[score.file])
             found, expected = opened.judge(image), opened.expect(image)
         except ValueError:  # it is gone since it was judged
             continue

@@ -93,6 +93,16 @@ class MapStandardization(nn.Module):
         deviation = (variance.sqrt() + variance.mean(dim=(2, 3), keepdim=True).sqrt()) / 2
         return Usual(self.blur(self.running_mean), deviation.clamp_min(MIN_DEVIATION))
 
+    def learn_anew(self, maps: torch.Tensor) -> None:
+        """Forget what was learnt, and learn from these maps alone.
+
+        Args:
+            maps (torch.Tensor): Maps of good images, shape ``(n, K, H, W)``, float32, two at least.
+        """
+        self.running_mean.copy_(maps.mean(dim=0, keepdim=True))
+        self.running_var.copy_(maps.var(dim=0, keepdim=True))
+        self.count.fill_(len(maps))
+
     def _learn(self, maps: torch.Tensor) -> None:
         self.count += len(maps)
         share = len(maps) / self.count.clamp_max(max(HORIZON, len(maps)))

@@ -20,6 +20,7 @@ from anomalib_daad.components.fused_score import Scores
 from anomalib_daad.components.gaussian_blur import GaussianBlur, maximum
 from anomalib_daad.components.image_size import count_scales, refuse_image_size
 from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
+from anomalib_daad.components.precision import full_precision
 
 from .comparison import Comparison
 from .detail import COLOURS, Detail
@@ -36,6 +37,7 @@ UNIT = 16  # pixels that the networks' image is a multiple of: the down-sampling
 BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks' image
 SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
 REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
+FOLDS = 10  # of good images, whose scores are taken by the maps of the others
 ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
 
 
@@ -205,14 +207,43 @@ class RestorationModel(AnomalyNetwork):
         Returns:
             torch.Tensor: The maps, blurred and standardised, shape ``(B, 4, h, w)``, in the order of :class:`Maps`.
         """
+        return self.standardization(self._differences(seen, restorations, defects))
+
+    def _differences(self, seen: torch.Tensor, restorations: torch.Tensor, defects: torch.Tensor) -> torch.Tensor:
         found = [self.structure(seen, restorations), defects, relative_error(seen, restorations)]
-        return self.standardization(self.blur(torch.cat(found, dim=1)))
+        return self.blur(torch.cat(found, dim=1))
+
+    def observe(self, images: torch.Tensor) -> torch.Tensor:
+        """Map the differences of good images, each where its part belongs, before they are standardised."""
+        self.check(images)
+        with full_precision(images):
+            placed = self.place(self.cover(images))
+            return self._differences(placed.images, placed.restorations, self._compare(placed))
+
+    @torch.no_grad()
+    def relearn(self, observed: torch.Tensor) -> None:
+        """Take what maps are standardised by, and the ranges of the scores, from good images.
+
+        Each image's scores, for the ranges, are standardised by the maps of others: its own would make them smaller.
+        Where parts lie is not learnt anew: the networks know them where they were trained, and register at equal light.
+        """
+        standardization: Any = self.standardization
+        fold = torch.arange(len(observed), device=observed.device) % min(FOLDS, len(observed))
+        found = []
+        for number in fold.unique():
+            standardization.learn_anew(observed[fold != number])
+            found.append(Maps(*standardization(observed[fold == number]).split(1, dim=1)).scores())
+        self.score.calibrate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        standardization.learn_anew(observed)
+
+    def _compare(self, placed: Placed) -> torch.Tensor:
+        return self.comparison(placed.images, placed.restorations)
 
     def judge(self, images: torch.Tensor) -> Judgement:
         """Score images by the strongest differences, each image where its part belongs, and map them."""
         placed = self.place(images)
-        defects = self.comparison(placed.images, placed.restorations)
-        maps = Maps(*placed.back(self.maps(placed.images, placed.restorations, defects)).split(1, dim=1))
+        found = self.maps(placed.images, placed.restorations, self._compare(placed))
+        maps = Maps(*placed.back(found).split(1, dim=1))
         anomaly_map = (maps.structure + maps.detail) / 2 + ERROR_WEIGHT * maps.error
         return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
 

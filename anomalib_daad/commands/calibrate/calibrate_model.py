@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""New thresholds from good images, without training, for a new light or camera."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from anomalib_daad.commands.shared.image_files import find_images, read_pixels
+from anomalib_daad.commands.shared.output_folder import prepare_folder
+from anomalib_daad.commands.shared.progress_bar import tracked
+from anomalib_daad.data.image_check import reading_fault
+from anomalib_daad.training.conformal_threshold import images_for, promised_rate, refuse_other_rates
+from anomalib_daad.training.export_description import checksum
+
+from .linear_scale import describe, measure
+from .outcome import Outcome, Rates
+from .trained_model import Images, TrainedModel
+
+logger = logging.getLogger(__name__)
+EXPORTS = (".onnx", ".xml")
+COMPANIONS = {".onnx": ".onnx.data", ".xml": ".bin"}
+
+Save = Callable[[Path], list[Path]]
+
+
+def calibrate(
+    model: Path,
+    good: Path,
+    false_alarm_rate: float = 0.01,
+    pixel_false_alarm_rate: float = 0.001,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Take a model's thresholds anew from good images, without training, for example under a new light or camera.
+
+    The promise holds for images like the given ones: give good images that were not trained on. A checkpoint also
+    takes its ranges, and a DaadRestoration the statistics of its maps, from 20 images or more. Of an export thresholds
+    alone are changed. The model is written to a new file beside the old one.
+
+    Args:
+        model: Checkpoint or safetensors file of a model of this package, or its ONNX or OpenVINO export.
+        good: Folder of good images that were not trained on; it is searched with all its subfolders.
+        false_alarm_rate: Share of good images that may be rejected.
+        pixel_false_alarm_rate: Share of good images' pixels that may be marked.
+        output: File to write; beside the model, with _calibrated in its name, if not given.
+        overwrite: Replace the file to write.
+
+    Raises:
+        ValueError: If a rate is none, the model or the images are not there or cannot be used, or the file to write is.
+        OSError: If the file cannot be written.
+    """
+    refuse_other_rates(false_alarm_rate=false_alarm_rate, pixel_false_alarm_rate=pixel_false_alarm_rate)
+    rates = Rates(false_alarm_rate, pixel_false_alarm_rate)
+    _refuse_other_models(model)
+    target = output or model.with_name(f"{model.stem}_calibrated{model.suffix}")
+    _refuse_other_targets(model, target, overwrite)
+    files = _readable(good)
+    try:
+        outcome, save = (_calibrate_export if model.suffix in EXPORTS else _calibrate_trained)(model, files, rates)
+    except ValueError as error:
+        msg = str(error) if str(model) in str(error) else f"{model} cannot be calibrated: {error}"
+        raise ValueError(msg) from error
+    prepare_folder(target.parent)
+    _write(save, target)
+    _tell(outcome, len(files), rates, target)
+
+
+def _refuse_other_models(model: Path) -> None:
+    if not model.is_file():
+        msg = f"There is no model {model}: give a checkpoint, such as weights/lightning/model.ckpt, or an export."
+    elif model.suffix == ".bin":
+        msg = f"{model} holds an OpenVINO model's weights alone: give {model.with_suffix('.xml')}."
+    elif model.suffix == ".pt":
+        msg = f"{model} is a pickle, whose code is fixed: calibrate its checkpoint, and export that again."
+    else:
+        return
+    raise ValueError(msg)
+
+
+def _refuse_other_targets(model: Path, target: Path, overwrite: bool) -> None:
+    files = _files(target)
+    if target.suffix != model.suffix:
+        msg = f"{target} has another ending than {model}, whose form it keeps: give a name that ends in {model.suffix}."
+    elif {it.resolve() for it in files} & {it.resolve() for it in _files(model)}:
+        msg = f"{target} would take the place of {model}, which is kept: give another --output."
+    elif not overwrite and (there := [it for it in files if it.exists()]):
+        msg = f"{there[0]} is there already: give another --output, or --overwrite to replace it."
+    else:
+        return
+    raise ValueError(msg)
+
+
+def _files(model: Path) -> list[Path]:
+    """Files that a model may have."""
+    if model.suffix not in EXPORTS:
+        return [model]
+    return [model, model.with_suffix(COMPANIONS[model.suffix]), model.with_suffix(".json")]
+
+
+def _readable(good: Path) -> list[Path]:
+    files, _ = find_images(good)
+    with ThreadPoolExecutor() as pool:
+        faults = dict(zip(files, pool.map(reading_fault, files), strict=True))
+    for path, fault in faults.items():
+        if fault:
+            logger.warning("%s is left out: %s", path, fault)
+    readable = [path for path in files if not faults[path]]
+    if not readable:
+        msg = f"None of the {len(files)} images in {good} can be read, the first for this reason: {faults[files[0]]}."
+        raise ValueError(msg)
+    return readable
+
+
+def _calibrate_trained(path: Path, files: list[Path], rates: Rates) -> tuple[Outcome, Save]:
+    opened = TrainedModel(path)
+    return opened.calibrate(Images(files, read_pixels), rates, tracked), opened.save
+
+
+def _calibrate_export(path: Path, files: list[Path], rates: Rates) -> tuple[Outcome, Save]:
+    description = _description(path)
+    opened = _open_export(path)
+    try:
+        measured = measure(opened.run, (read_pixels(it) for it in tracked(files, "Judging")), opened.limits, rates)
+    except RuntimeError as error:  # of both runtimes, of images of another size than a fixed one
+        size = [description["input"][side] for side in ("width", "height")]
+        msg = f"it does not take one of the images; its input is fixed to {size[0]}x{size[1]} pixels."
+        raise ValueError(msg if None not in size else f"it cannot be run: {error}") from error
+    opened.rescale(measured.scales)
+    content = describe(description, measured, opened.limits, rates)
+    outcome, raw = measured.outcome, description["raw"] or {}
+    if raw.get("image_threshold") is not None:
+        outcome = outcome._replace(before=raw["image_threshold"], after=_raw_after(raw, outcome))
+
+    def save(target: Path) -> list[Path]:
+        written = opened.save(target)
+        named = {"file": target.name, "sha256": {it.name: checksum(it) for it in written}}
+        target.with_suffix(".json").write_text(json.dumps({**content, **named}, indent=1), encoding="utf-8")
+        return [*written, target.with_suffix(".json")]
+
+    return outcome, save
+
+
+def _raw_after(raw: dict[str, float], outcome: Outcome) -> float:
+    return raw["image_threshold"] + (outcome.after - 0.5) * raw["image_range"]
+
+
+def _open_export(path: Path) -> Any:
+    try:
+        if path.suffix == ".onnx":
+            from .onnx_export import OnnxExport
+
+            return OnnxExport(path)
+        from .openvino_export import OpenvinoExport
+
+        return OpenvinoExport(path)
+    except ImportError as error:
+        msg = f'{path} needs its runtime to be calibrated: pip install "anomalib-daad[openvino]".'
+        raise ValueError(msg) from error
+
+
+def _description(path: Path) -> dict[str, Any]:
+    file = path.with_suffix(".json")
+    try:
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known = description["sha256"][path.name]
+        description["anomalib_daad"], description["input"]["width"], description["raw"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is no export of this package, which writes {file} beside it: export a trained model again."
+        raise ValueError(msg) from error
+    if known != checksum(path):
+        msg = f"{path} was changed after its export, which {file} describes: export the model again."
+        raise ValueError(msg)
+    return description
+
+
+def _write(save: Save, target: Path) -> None:
+    """Write files beside their places, and put all of them there, the model itself last but its description."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".calibrate") as folder:
+        written = save(Path(folder) / target.name)
+        for file in sorted(written, key=lambda it: (it.suffix == ".json", it.name == target.name)):
+            shutil.move(file, target.with_name(file.name))
+
+
+def _tell(outcome: Outcome, given: int, rates: Rates, target: Path) -> None:
+    promised = promised_rate(outcome.judged, rates.images)
+    if promised > rates.images:
+        is_split = outcome.relearnt > 0 and outcome.relearnt + outcome.judged <= given
+        logger.warning(
+            "%d good images decide on the threshold: it can promise that at most %.1f%% of good images are rejected, "
+            "not %.4g%%, which takes %d%s. Give more of them, or another --false-alarm-rate.",
+            outcome.judged,
+            100 * promised,
+            100 * rates.images,
+            images_for(rates.images),
+            ", and as many for statistics" if is_split else "",
+        )
+    lines = [f"Good images: {given}, of which {outcome.judged} decide on the threshold"]
+    if outcome.relearnt:
+        lines.append(f"Statistics and ranges: learnt anew from {outcome.relearnt} of them")
+    if outcome.rejected is None:
+        lines.append("Threshold before: none")
+    else:
+        judged = given if outcome.relearnt else outcome.judged
+        lines.append(f"Threshold before: {outcome.before:.4g}, which rejects {outcome.rejected} of {judged}")
+    lines.append(f"Threshold now: {outcome.after:.4g}, which rejects at most {100 * promised:.3g}% on average")
+    lines.append(f"Model: {target}")
+    console = Console(soft_wrap=True)
+    for line in lines:
+        console.print(Text(line))

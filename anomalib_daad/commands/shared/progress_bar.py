@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""How far a command has come."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """Go through items beside a bar, which is gone afterwards.
+
+    Args:
+        items (Iterable[Item]): Items, of a known number.
+        what (str): What is done with them, such as ``"Judging"``.
+
+    Yields:
+        Item: Each of them.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        yield from progress.track(items, description=what)
