@@ -24,6 +24,7 @@ from .models.mnad import Mnad
 from .registration import MODELS, register
 from .safetensors_file import load_safetensors, save_safetensors
 from .training.false_alarms import FalseAlarmPostProcessor
+from .training.ignore_mask import IgnoreMask
 
 try:
     __version__ = version("anomalib-daad")
@@ -40,6 +41,7 @@ __all__ = [
     "DaadRestoration",
     "DemoTextures",
     "FalseAlarmPostProcessor",
+    "IgnoreMask",
     "MemAe",
     "Mnad",
     "OneClassCIFAR10",

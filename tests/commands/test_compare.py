@@ -378,6 +378,7 @@ def test_configurations_take_part(path) -> None:
     written = yaml.safe_load(path.read_text())["model"]["init_args"]["image_size"]
     assert list(model.hparams["image_size"]) == written
     assert model.hparams["seed"] == 3
+    assert type(model.post_processor) is PostProcessor  # one rule for the thresholds of all models
 
 
 def test_a_size_that_a_model_does_not_take_is_refused(tmp_path) -> None:

@@ -19,9 +19,11 @@ import safetensors.torch
 import yaml
 from anomalib.models import AnomalibModule
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
+from anomalib.post_processing import PostProcessor
 
 from anomalib_daad.error_message import first_line
 from anomalib_daad.registration import MODELS
+from anomalib_daad.training.false_alarms import FalseAlarmPostProcessor
 
 # Arguments of a configuration's trainer that belong to the model's recipe; the rest is the comparison's.
 _RECIPE = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -145,6 +147,8 @@ class Contestant:
             raise ValueError(msg) from error
         if backbone_weights is not None and "pre_trained" in known:
             _load_backbone(model, backbone_weights, self.name)
+        if isinstance(model.post_processor, FalseAlarmPostProcessor) and "post_processor" not in self.arguments:
+            model.post_processor = PostProcessor()  # misses and false alarms compare where one rule sets all thresholds
         return model
 
     def is_from_scratch(self, pretrained: bool) -> bool:
