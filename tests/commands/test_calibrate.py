@@ -51,6 +51,8 @@ def trained(data_root, tmp_path_factory) -> dict[str, Path]:
         files = {"checkpoint": folder / "model.ckpt"}
         files["safetensors"] = save_safetensors(model, folder / "model.safetensors")
         files["onnx"] = Path(model.to_onnx(folder / "onnx"))
+        # OpenVINO's export begins with ONNX's, which takes seconds.
+        patch.setattr(model, "to_onnx", lambda *_, **__: files["onnx"])
         files["openvino"] = Path(model.to_openvino(folder / "openvino"))
     described = json.loads(files["onnx"].with_suffix(".json").read_text())
     graph = onnx.load(files["onnx"])
@@ -385,7 +387,7 @@ def test_a_model_that_cannot_be_written_leaves_nothing(trained, good, tmp_path, 
     [
         ("gone.onnx", "good", "There is no model gone.onnx"),
         ("other.onnx", "good", "other.onnx is no export of this package, which writes other.json beside it"),
-        ("changed.onnx", "good", "changed.onnx was changed after its export, which changed.json describes"),
+        ("changed.onnx", "good", "changed.json describes another file than"),
         ("text.ckpt", "good", "text.ckpt"),
         ("model.pt", "good", "model.pt is a pickle, whose code is fixed: calibrate its checkpoint"),
         ("model.bin", "good", "model.bin holds an OpenVINO model's weights alone: give model.xml"),

@@ -99,7 +99,7 @@ def test_training_gives_the_same_weights(data_root, make_engine, seed) -> None:
         make_engine(max_epochs=3, callbacks=[ImageCache(max_gb)]).fit(model, datamodule=datamodule)
         states.append(model.state_dict())
     for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 # As a callback.

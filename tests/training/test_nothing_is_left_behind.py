@@ -112,7 +112,7 @@ def test_every_tensor_of_a_checkpoint_is_accounted_for(kind, make_datamodule, ma
 @pytest.mark.parametrize("kind", ["Daad"])
 def test_every_constant_of_a_graph_is_accounted_for(kind, make_datamodule, make_engine, tmp_path) -> None:
     """The graph of a trained model, in ONNX and in OpenVINO, is that of a model which saw no more than a checkpoint."""
-    model, engine = KINDS[kind](adversarial=False), make_engine(max_epochs=2)
+    model, engine = KINDS[kind](adversarial=False, connections="none"), make_engine(max_epochs=2)
     engine.fit(model, datamodule=make_datamodule())
     again = MODELS[kind].load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
 

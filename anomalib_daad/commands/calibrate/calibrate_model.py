@@ -19,7 +19,7 @@ from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.progress_bar import tracked
 from anomalib_daad.data.image_check import reading_fault
 from anomalib_daad.training.conformal_threshold import images_for, promised_rate, refuse_other_rates
-from anomalib_daad.training.export_description import checksum
+from anomalib_daad.training.export_description import checksum, read_description
 
 from .linear_scale import describe, measure
 from .outcome import Outcome, Rates
@@ -168,16 +168,10 @@ def _open_export(path: Path) -> Any:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    file = path.with_suffix(".json")
-    try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        known = description["sha256"][path.name]
-        description["anomalib_daad"], description["input"]["width"], description["raw"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is no export of this package, which writes {file} beside it: export a trained model again."
-        raise ValueError(msg) from error
-    if known != checksum(path):
-        msg = f"{path} was changed after its export, which {file} describes: export the model again."
+    description = read_description(path)
+    if description is None:
+        msg = f"{path} is no export of this package, which writes {path.with_suffix('.json')} beside it: export a "
+        msg += "trained model again."
         raise ValueError(msg)
     return description
 

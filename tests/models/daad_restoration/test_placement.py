@@ -4,6 +4,7 @@
 
 import copy
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,9 @@ from conftest import make_restoration
 from lightning.pytorch.callbacks import Callback
 from references import detail_by_pillow, judged_by_definition, moved_by_loop, resize, restored_by_definition
 
-from anomalib_daad.commands.compare.gallery import reconstruct
 from anomalib_daad.commands.inspect.images import InspectedImage
 from anomalib_daad.commands.inspect.observation import look
+from anomalib_daad.commands.shared.model_picture import expected_picture
 from anomalib_daad.components.inference import for_inference
 from anomalib_daad.models.daad_restoration import template_registration
 from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch, move, random_shifts
@@ -196,7 +197,8 @@ def test_pictures_show_the_restoration_where_the_image_lies() -> None:
         np.testing.assert_allclose(close_up.reconstruction, expected, atol=1e-5)
         np.testing.assert_allclose(close_up.error, np.abs(enlarged - expected).mean(axis=2), atol=1e-5)
         shown = small.clip(0, 1).transpose(1, 2, 0)
-        np.testing.assert_allclose(reconstruct(model, 255 * picture) / 255, shown, atol=1e-5)
+        enlarged = cv2.resize(shown.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(expected_picture(model, picture.astype(np.float32)), enlarged, atol=1e-5)
     assert any(movement != (0, 0) for movement in movements)
 
 
