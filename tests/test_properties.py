@@ -7,7 +7,6 @@ those of ``OF_A_SYSTEM`` the model itself.
 """
 
 import copy
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -352,15 +351,3 @@ def test_properties_of_its_runtimes(trained, images, expected, tmp_path) -> None
         predict = runtime(trained, tmp_path)
         for holds in OF_A_RUNTIME:
             holds(predict, images, expected)
-
-
-def scores_in_another_process(checkpoint: str, images: np.ndarray) -> np.ndarray:
-    module = Daad.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return predictions(module(torch.from_numpy(images))).score
-
-
-@pytest.mark.parametrize("trained", ["DAAD+"], indirect=True)
-def test_another_process_gives_the_same_scores(trained, images, expected) -> None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(scores_in_another_process, (trained.checkpoint, images.numpy()))
-    np.testing.assert_allclose(found, expected.score, rtol=0, atol=1e-6)

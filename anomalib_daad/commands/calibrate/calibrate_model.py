@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def _calibrate_export(path: Path, files: list[Path], rates: Rates) -> tuple[Outc
     description = _description(path)
     opened = _open_export(path)
     try:
-        measured = measure(opened.run, (read_pixels(it) for it in tracked(files, "Judging")), opened.limits, rates)
+        with closing(tracked(files, "Judging")) as followed:  # also where an image stops it
+            measured = measure(opened.run, map(read_pixels, followed), opened.limits, rates)
     except RuntimeError as error:  # of both runtimes, of images of another size than a fixed one
         size = [description["input"][side] for side in ("width", "height")]
         msg = f"it does not take one of the images; its input is fixed to {size[0]}x{size[1]} pixels."

@@ -147,7 +147,10 @@ class Contestant:
             raise ValueError(msg) from error
         if backbone_weights is not None and "pre_trained" in known:
             _load_backbone(model, backbone_weights, self.name)
-        if isinstance(model.post_processor, FalseAlarmPostProcessor) and "post_processor" not in self.arguments:
+        if (
+            isinstance(getattr(model, "post_processor", None), FalseAlarmPostProcessor)
+            and "post_processor" not in self.arguments
+        ):
             model.post_processor = PostProcessor()  # misses and false alarms compare where one rule sets all thresholds
         return model
 

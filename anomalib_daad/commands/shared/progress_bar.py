@@ -5,13 +5,14 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
 
 
 def tracked(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """Go through items beside a bar, which is gone afterwards.
+    """Go through items beside a bar on the error stream, which is gone afterwards.
 
     Args:
         items (Iterable[Item]): Items, of a known number.
@@ -21,5 +22,5 @@ def tracked(items: Iterable[Item], what: str) -> Iterator[Item]:
         Item: Each of them.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(items, description=what)
