@@ -2,7 +2,7 @@
 
 """How far a command has come."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 
-def tracked(items: Iterable[Item], what: str) -> Iterator[Item]:
+def tracked(items: Iterable[Item], what: str) -> Generator[Item, None, None]:
     """Go through items beside a bar on the error stream, which is gone afterwards.
 
     Args:
