@@ -87,6 +87,19 @@ def read_description(file: Path) -> dict[str, Any] | None:
     return description
 
 
+def raw_score(raw: dict[str, float], score: float) -> float:
+    """Tell the score that a network gave.
+
+    Args:
+        raw (dict[str, float]): What a description says of it.
+        score (float): Score of the export; 0 and 1 stand for all below and above.
+
+    Returns:
+        float: Score before it was scaled.
+    """
+    return raw["image_threshold"] + (score - 0.5) * raw["image_range"]
+
+
 def describe_thresholds(post_processor: Any) -> dict[str, Any]:
     """Tell where thresholds lie, and what they promise.
 

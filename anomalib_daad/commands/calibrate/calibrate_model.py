@@ -18,9 +18,10 @@ from rich.text import Text
 from anomalib_daad.commands.shared.image_files import find_images, read_pixels
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 from anomalib_daad.commands.shared.progress_bar import tracked
+from anomalib_daad.commands.shared.trained_model import refuse_no_model
 from anomalib_daad.data.image_check import reading_fault
 from anomalib_daad.training.conformal_threshold import images_for, promised_rate, refuse_other_rates
-from anomalib_daad.training.export_description import checksum, read_description
+from anomalib_daad.training.export_description import checksum, raw_score, read_description
 
 from .linear_scale import describe, measure
 from .outcome import Outcome, Rates
@@ -76,15 +77,10 @@ def calibrate(
 
 
 def _refuse_other_models(model: Path) -> None:
-    if not model.is_file():
-        msg = f"There is no model {model}: give a checkpoint, such as weights/lightning/model.ckpt, or an export."
-    elif model.suffix == ".bin":
-        msg = f"{model} holds an OpenVINO model's weights alone: give {model.with_suffix('.xml')}."
-    elif model.suffix == ".pt":
+    refuse_no_model(model)
+    if model.suffix == ".pt":
         msg = f"{model} is a pickle, whose code is fixed: calibrate its checkpoint, and export that again."
-    else:
-        return
-    raise ValueError(msg)
+        raise ValueError(msg)
 
 
 def _refuse_other_targets(model: Path, target: Path, overwrite: bool) -> None:
@@ -140,7 +136,7 @@ def _calibrate_export(path: Path, files: list[Path], rates: Rates) -> tuple[Outc
     content = describe(description, measured, opened.limits, rates)
     outcome, raw = measured.outcome, description["raw"] or {}
     if raw.get("image_threshold") is not None:
-        outcome = outcome._replace(before=raw["image_threshold"], after=_raw_after(raw, outcome))
+        outcome = outcome._replace(before=raw["image_threshold"], after=raw_score(raw, outcome.after))
 
     def save(target: Path) -> list[Path]:
         written = opened.save(target)
@@ -149,10 +145,6 @@ def _calibrate_export(path: Path, files: list[Path], rates: Rates) -> tuple[Outc
         return [*written, target.with_suffix(".json")]
 
     return outcome, save
-
-
-def _raw_after(raw: dict[str, float], outcome: Outcome) -> float:
-    return raw["image_threshold"] + (outcome.after - 0.5) * raw["image_range"]
 
 
 def _open_export(path: Path) -> Any:

@@ -28,6 +28,18 @@ TOLERANCE = 1e-3  # of 0 to 1, by which what is clipped may differ from the scor
 _FOREIGN = "it is no export of a model of this package with thresholds: {}. Export a trained model again."
 
 
+def added_names(output: str) -> list[str]:
+    """Name what a calibration adds to a graph, so that the next one finds it.
+
+    Args:
+        output (str): Output that is scaled.
+
+    Returns:
+        list[str]: Names of the factor and of the offset.
+    """
+    return [f"anomalib_daad_calibration_{part}_{output}" for part in ("factor", "offset")]
+
+
 class Scale(NamedTuple):
     """A linear function of values.
 

@@ -9,9 +9,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from .linear_scale import MAP, SCORE, VERDICTS, Outputs, Scale, one_of
-
-PREFIX = "anomalib_daad_calibration"  # of what a calibration adds, so that the next one finds it
+from .linear_scale import MAP, SCORE, VERDICTS, Outputs, Scale, added_names, one_of
 
 
 class OnnxExport:
@@ -33,8 +31,7 @@ class OnnxExport:
         except Exception as error:  # protobuf's are no family
             msg = f"it is no ONNX file that can be read: {error}"
             raise ValueError(msg) from error
-        self.companion = path.with_suffix(".onnx.data")
-        self.has_companion = self.companion.exists()
+        self.has_companion = path.with_suffix(".onnx.data").exists()
         self._producers = {output: node for node in self.model.graph.node for output in node.output}
         self._constants = {it.name: it for it in self.model.graph.initializer}
         self._clips = {name: self._find_clip(name) for name in (SCORE, MAP)}
@@ -65,7 +62,7 @@ class OnnxExport:
             scales (dict[str, Scale]): How, by the names of the outputs.
         """
         for name, scale in scales.items():
-            clip, names = self._clips[name], [f"{PREFIX}_{part}_{name}" for part in ("factor", "offset")]
+            clip, names = self._clips[name], added_names(name)
             if all(it in self._constants for it in names):
                 first = Scale(*(float(numpy_helper.to_array(self._constants[it])) for it in names))
                 values: Scale = scale.after(first)

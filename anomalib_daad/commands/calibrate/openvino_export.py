@@ -9,9 +9,8 @@ import numpy as np
 import openvino
 from openvino import opset13 as operations
 
-from .linear_scale import MAP, SCORE, VERDICTS, Outputs, Scale, one_of
+from .linear_scale import MAP, SCORE, VERDICTS, Outputs, Scale, added_names, one_of
 
-PREFIX = "anomalib_daad_calibration"  # of what a calibration adds, so that the next one finds it
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default moves scores on processors with bfloat16
 
 
@@ -73,7 +72,7 @@ class OpenvinoExport:
             scales (dict[str, Scale]): How, by the names of the outputs.
         """
         for name, scale in scales.items():
-            clamp, names = self._clamps[name], [f"{PREFIX}_{part}_{name}" for part in ("factor", "offset")]
+            clamp, names = self._clamps[name], added_names(name)
             source, values = clamp.input_value(0), scale
             if source.get_node().get_friendly_name() == names[1]:
                 add = source.get_node()

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_daad.commands.shared.trained_model import load_model
+from anomalib_daad.commands.shared.trained_model import load_trained
 from anomalib_daad.registration import Model
-from anomalib_daad.safetensors_file import load_safetensors, save_safetensors
+from anomalib_daad.safetensors_file import save_safetensors
 from anomalib_daad.training.checkpoint_file import WholeCheckpointIO
 from anomalib_daad.training.conformal_threshold import grid, headroom
 from anomalib_daad.training.false_alarms import FalseAlarmPostProcessor
@@ -57,7 +57,7 @@ class TrainedModel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.model: Model = load_safetensors(path) if path.suffix == ".safetensors" else load_model(path)
+        self.model: Model = load_trained(path)
         refuse_untrained(self.model.model, type(self.model).__name__)
 
     @torch.no_grad()

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from anomalib_daad.commands.shared.model_picture import expected_picture
-from anomalib_daad.commands.shared.trained_model import load_model
-from anomalib_daad.safetensors_file import load_safetensors
-from anomalib_daad.training.export_description import read_description
+from anomalib_daad.commands.shared.trained_model import load_trained, refuse_no_model
+from anomalib_daad.training.export_description import raw_score, read_description
 from anomalib_daad.training.run_checks import refuse_untrained
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default moves scores on processors with bfloat16
@@ -144,7 +143,7 @@ def tell(score: float, description: dict[str, Any] | None) -> tuple[float | None
     good, raw = description["good_scores"], description["raw"]
     p_value = (1 + sum(it >= score for it in good)) / (1 + len(good)) if good else None
     is_linear = 0 < score < 1 and raw is not None and None not in raw.values()
-    return p_value, raw["image_threshold"] + (score - 0.5) * raw["image_range"] if is_linear else None
+    return p_value, raw_score(raw, score) if is_linear else None
 
 
 def _threshold(post_processor: Any) -> float | None:
@@ -175,18 +174,11 @@ def open_judge(path: Path) -> Judge:
     Raises:
         ValueError: If there is no such file, or it is none of these.
     """
-    if not path.is_file():
-        msg = f"There is no model {path}: give a checkpoint, such as weights/lightning/model.ckpt, or an export."
-        raise ValueError(msg)
-    if path.suffix == ".safetensors":
-        return TrainedJudge(load_safetensors(path))
-    if path.suffix == ".bin":
-        msg = f"{path} holds an OpenVINO model's weights alone: give {path.with_suffix('.xml')}."
-        raise ValueError(msg)
+    refuse_no_model(path)
     if path.suffix in EXPORTS:
         description = read_description(path)  # says first where the file is another one
         return ExportedJudge(_open_inferencer(path), description)
-    return TrainedJudge(load_model(path))
+    return TrainedJudge(load_trained(path))
 
 
 def _open_inferencer(path: Path) -> Any:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trained models, read from Lightning checkpoints."""
+"""Trained models, read from their files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from anomalib_daad.registration import MODELS, Model
+from anomalib_daad.safetensors_file import load_safetensors
 from anomalib_daad.training.checkpoint_content import model_name
 from anomalib_daad.training.checkpoint_file import WholeCheckpointIO
 
@@ -38,6 +39,38 @@ def load_model(path: Path) -> Model:
         reason = " ".join(str(error).split())
         msg = reason if str(path) in reason else f"{path}: {reason}"
         raise ValueError(msg) from error
+
+
+def load_trained(path: Path) -> Model:
+    """Read a trained model, from whichever file it lies in.
+
+    Args:
+        path (Path): Safetensors file or Lightning checkpoint of one of this package's models.
+
+    Returns:
+        Model: The model in evaluation mode.
+
+    Raises:
+        ValueError: If there is no such file, or it is none of these.
+    """
+    return load_safetensors(path) if path.suffix == ".safetensors" else load_model(path)
+
+
+def refuse_no_model(path: Path) -> None:
+    """Refuse what is no file of a model.
+
+    Args:
+        path (Path): Checkpoint, safetensors file or export.
+
+    Raises:
+        ValueError: If there is no such file, or it holds weights alone.
+    """
+    if not path.is_file():
+        msg = f"There is no model {path}: give a checkpoint, such as weights/lightning/model.ckpt, or an export."
+        raise ValueError(msg)
+    if path.suffix == ".bin":
+        msg = f"{path} holds an OpenVINO model's weights alone: give {path.with_suffix('.xml')}."
+        raise ValueError(msg)
 
 
 @torch.no_grad()
