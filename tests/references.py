@@ -77,6 +77,16 @@ def moved_by_loop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return moved
 
 
+def turned_by_scipy(image: np.ndarray, degrees: float) -> np.ndarray:
+    """``(C, H, W)`` turned counter-clockwise about its centre, with its borders repeated."""
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turn = np.array([[cosine, sine], [-sine, cosine]])  # of rows and columns, rows count downwards
+    center = (np.array(image.shape[1:]) - 1) / 2
+    return np.stack(
+        [ndimage.affine_transform(it, turn, center - turn @ center, order=1, mode="nearest") for it in image]
+    )
+
+
 def restored_by_definition(network, seen: np.ndarray) -> np.ndarray:
     """What the autoencoder makes of ``(4, h, w)`` at a mean of 0 and a deviation of 0.4, of colours and of detail."""
     mean, scale = np.zeros((4, 1, 1)), np.zeros((4, 1, 1))

@@ -2,14 +2,14 @@
 
 """What a trained model still finds when products lie a little elsewhere than the ones it was trained on.
 
-All test images, good and defective, are moved by some pixels, each in another of eight directions, with their borders
-repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE`` for each checkpoint: ``Daad``,
-``Patchcore``, ``Padim`` or another model of anomalib. A ``DaadRestoration`` can also be told how to find parts:
-``registered``, ``searched`` or ``unmoved``, in place of what its training images decided.
+All test images, good and defective, are moved by some pixels, each in another of eight directions, or turned to one
+side and the other, with their borders repeated; thresholds have no part in the measures. Give ``CLASS:CATEGORY:FILE``
+for each checkpoint: ``Daad``, ``Patchcore``, ``Padim`` or another model of anomalib. A ``DaadRestoration`` can also be
+told how to find parts: ``registered``, ``searched`` or ``unmoved``, in place of what its training images decided.
 
 Example:
     python benchmarks/restoration/moved.py DaadRestoration:bottle:bottle.ckpt --root datasets/MVTecAD \
-        --output moved.csv --pixels 0 8 16 24 --ways registered searched unmoved
+        --output moved.csv --pixels 0 8 16 24 --degrees 1 3 5 --ways registered searched unmoved
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate
 import anomalib_daad  # noqa: F401  # adds its models to anomalib's
 from anomalib_daad.commands.shared.output_folder import Row, write_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
-from anomalib_daad.models.daad_restoration.placement import move
+from anomalib_daad.models.daad_restoration.movement import move, turn
 
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 MASK_SIZE = 128
@@ -35,18 +35,20 @@ WAYS = ("as trained", "registered", "searched", "unmoved")
 
 
 @torch.no_grad()
-def judge(model: torch.nn.Module, datamodule: MVTecAD, pixels: int) -> Row:
-    """Judge a model on test images that are moved."""
+def judge(model: torch.nn.Module, datamodule: MVTecAD, pixels: int, degrees: float) -> Row:
+    """Judge a model on test images that are moved or turned."""
     scores, labels, maps, masks = [], [], [], []
-    directions = cycle(DIRECTIONS)
+    directions, sides = cycle(DIRECTIONS), cycle((degrees, -degrees))
     for batch in datamodule.test_dataloader():
         for image, mask, label in zip(batch.image, batch.gt_mask, batch.gt_label, strict=True):
             rows, columns = (torch.tensor([pixels * step]) for step in next(directions))
-            output = model.model(model.pre_processor(move(image[None], rows, columns)))
+            angle = torch.tensor([next(sides)])
+            output = model.model(model.pre_processor(turn(move(image[None], rows, columns), angle)))
             scores.append(output.pred_score.flatten())
             labels.append(label)
             maps.append(interpolate(output.anomaly_map.float(), (MASK_SIZE, MASK_SIZE), mode="bilinear"))
-            masks.append(interpolate(move(mask[None, None].float(), rows, columns), MASK_SIZE)[0] > 0)
+            moved = turn(move(mask[None, None].float(), rows, columns), angle)
+            masks.append(interpolate(moved, MASK_SIZE)[0] > 0.5)
     image_auroc = float(roc_auc_score(torch.stack(labels), torch.cat(scores)))
     return {"image_AUROC": round(image_auroc, 4), **measure_pixels(torch.cat(maps), torch.cat(masks))}
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pixels", type=int, nargs="+", default=[0, 2, 4, 8], help="of the images as they are on disk")
+    parser.add_argument("--degrees", type=float, nargs="*", default=[], help="turned, and not moved")
     parser.add_argument("--ways", nargs="+", default=["as trained"], choices=WAYS)
     arguments = parser.parse_args()
     rows: list[Row] = []
@@ -80,9 +83,9 @@ def main() -> None:
         for way in arguments.ways:
             model = getattr(anomalib.models, name).load_from_checkpoint(path, map_location="cpu").eval()
             tell(model, way)
-            for pixels in arguments.pixels:
-                row: Row = {"model": name, "category": category, "way": way, "pixels": pixels}
-                rows.append(row | judge(model, datamodule, pixels))
+            for pixels, degrees in [*((it, 0.0) for it in arguments.pixels), *((0, it) for it in arguments.degrees)]:
+                row: Row = {"model": name, "category": category, "way": way, "pixels": pixels, "degrees": degrees}
+                rows.append(row | judge(model, datamodule, pixels, degrees))
                 print(rows[-1], flush=True)
                 write_table(rows, arguments.output)
 

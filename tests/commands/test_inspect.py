@@ -45,7 +45,8 @@ from anomalib_daad.commands.shared.model_picture import to_picture
 from anomalib_daad.commands.shared.picture import Omission
 from anomalib_daad.commands.shared.trained_model import load_model, name_divisions
 from anomalib_daad.components.fused_score import FusedScore
-from anomalib_daad.models.daad_restoration.placement import KNOWN, move
+from anomalib_daad.models.daad_restoration.movement import move
+from anomalib_daad.models.daad_restoration.placement import KNOWN
 from anomalib_daad.training.checkpoint_content import FORMAT, KEY
 
 HOSTILE = '<x>&"y'

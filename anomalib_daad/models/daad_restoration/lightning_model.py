@@ -41,8 +41,8 @@ from anomalib_daad.training.reconstruction_training import ReconstructionTrainin
 
 from .corruption import corrupt, relight
 from .light import light
+from .movement import random_shifts
 from .muon import Muon
-from .placement import random_shifts
 from .schedule import schedule
 from .torch_model import Maps, RestorationModel, Restored
 

@@ -9,10 +9,9 @@ defects at their borders; whether there is one is measured on training images.
 
 Example:
     >>> import torch
-    >>> images = torch.rand(2, 3, 64, 64)
-    >>> moved = move(images, torch.tensor([1, 0]), torch.tensor([0, -2]))
-    >>> torch.equal(moved[0, :, 1:], images[0, :, :-1]), torch.equal(moved[1, :, :, :-2], images[1, :, :, 2:])
-    (True, True)
+    >>> search = PlacementSearch(radius=1)
+    >>> search(torch.rand(2, 3, 64, 64), lambda images: 0.9 * images).images.shape
+    torch.Size([2, 3, 64, 64])
 """
 
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+
+from .movement import move, turn
 
 NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 _TRIED = 3  # movements in each step of a search
@@ -37,15 +38,18 @@ class Placed(NamedTuple):
         restorations (torch.Tensor): What the network makes of them, same shape.
         rows (torch.Tensor | None): Pixels that each was moved down, shape ``(B,)``; None where all stay.
         columns (torch.Tensor | None): Pixels that each was moved to the right, shape ``(B,)``; None likewise.
+        degrees (torch.Tensor | None): Degrees that each was turned by after that, counter-clockwise, shape ``(B,)``;
+            None where none was.
     """
 
     images: torch.Tensor
     restorations: torch.Tensor
     rows: torch.Tensor | None = None
     columns: torch.Tensor | None = None
+    degrees: torch.Tensor | None = None
 
     def back(self, maps: torch.Tensor) -> torch.Tensor:
-        """Move what was made of the moved images to where the images were.
+        """Move and turn what was made of the moved images to where the images were.
 
         Args:
             maps (torch.Tensor): Maps or images, shape ``(B, C, H, W)``.
@@ -53,7 +57,11 @@ class Placed(NamedTuple):
         Returns:
             torch.Tensor: The same, moved back.
         """
-        return maps if self.rows is None or self.columns is None else move(maps, -self.rows, -self.columns)
+        if self.rows is None or self.columns is None:
+            return maps
+        if self.degrees is not None:
+            maps = turn(maps, -self.degrees)
+        return move(maps, -self.rows, -self.columns)
 
 
 class PlacementSearch(nn.Module):
@@ -169,44 +177,3 @@ def _choose(is_better: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> to
 def _errors(images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
     """Squared error of each image, shape ``(B,)``."""
     return (images - restorations).square().mean(dim=(1, 2, 3))
-
-
-def move(
-    images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ground: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Move each image down and to the right by whole pixels, with its borders repeated, or onto a ground.
-
-    Args:
-        images (torch.Tensor): Images or maps, shape ``(B, C, H, W)``.
-        rows (torch.Tensor): Pixels down, shape ``(B,)``, integers.
-        columns (torch.Tensor): Pixels to the right, shape ``(B,)``, integers.
-        ground (torch.Tensor | None): Images of the same shape, seen where a moved image has nothing to show.
-            Defaults to ``None``, the image's borders.
-
-    Returns:
-        torch.Tensor: Moved images, same shape.
-    """
-    _, channels, height, width = images.shape
-    from_rows = torch.arange(height, device=images.device) - rows[:, None]  # (B, H)
-    from_columns = torch.arange(width, device=images.device) - columns[:, None]  # (B, W)
-    inner_rows, inner_columns = from_rows.clamp(0, height - 1), from_columns.clamp(0, width - 1)
-    moved = images.gather(2, inner_rows[:, None, :, None].expand(-1, channels, -1, width))
-    moved = moved.gather(3, inner_columns[:, None, None, :].expand(-1, channels, height, -1))
-    if ground is None:
-        return moved
-    is_shown = (from_rows == inner_rows)[:, None, :, None] & (from_columns == inner_columns)[:, None, None, :]
-    return torch.where(is_shown, moved, ground)
-
-
-def random_shifts(images: torch.Tensor, most: int) -> torch.Tensor:
-    """Move each image at random, by whole pixels, all movements alike likely.
-
-    Args:
-        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
-        most (int): Most pixels that an image is moved in rows and in columns.
-
-    Returns:
-        torch.Tensor: Moved images, same shape, with their borders repeated.
-    """
-    rows, columns = torch.randint(-most, most + 1, (2, len(images)), device=images.device)
-    return move(images, rows, columns)

@@ -2,10 +2,11 @@
 
 """Where a part lies, by the mean of the training images: of all movements, the one that makes an image most like it.
 
-Parts that always lie alike have a mean that looks like each of them. An image is moved to where it differs least from
-that mean, with each place weighed by how little training images vary there. All movements are tried at once, as a
-correlation in the frequency domain, which costs less than one restoration does. Textures, and parts that lie turned
-in all directions, have a mean that looks like none of them: whether it serves is measured on training images.
+Parts that always lie alike have a mean that looks like each of them. An image is moved, and turned by up to four
+degrees, to where it differs least from that mean, with each place weighed by how little training images vary there.
+All movements are tried at once, as a correlation in the frequency domain, which costs less than one restoration does.
+Textures, and parts that lie turned in all directions, have a mean that looks like none of them: whether it serves is
+measured on training images.
 
 Example:
     >>> import torch
@@ -14,9 +15,9 @@ Example:
     >>> registration.learn(part)
     >>> registration.is_known
     True
-    >>> from anomalib_daad.models.daad_restoration.placement import move
+    >>> from anomalib_daad.models.daad_restoration.movement import move
     >>> registration(move(part[:1], torch.tensor([2]), torch.tensor([-1])))
-    (tensor([-2]), tensor([1]))
+    Movement(rows=tensor([-2]), columns=tensor([1]), degrees=tensor([0.]))
 """
 
 import math
@@ -27,15 +28,32 @@ from torch import nn
 from torch.nn.functional import pad
 
 from .detail import COLOURS
-from .placement import NEIGHBOURS, move
+from .movement import move, turn
+from .placement import NEIGHBOURS
 
 RECALL = 0.95  # share of training images that must be brought back
 LIKENESS = 0.5  # share of what training images show that their mean must show
 _TRIED = 3  # pixels that training images are moved by to be brought back
 _TOLERANCE = 1  # pixel
+TURNS = (0.0, -4.0, -2.0, 2.0, 4.0)  # degrees that the mean is turned by
+_LEAST_TURNED = 0.9  # of the distance of the mean as it is: a part that looks alike all round is not turned
 _LEAST = 0.999  # of the distance where an image is: nearly as near is no reason to move it
 _FEWEST = 4  # images, two for each half
 _AT_ONCE = 32  # images
+
+
+class Movement(NamedTuple):
+    """What brings images to where training images lie: first moved, then turned.
+
+    Attributes:
+        rows (torch.Tensor): Pixels down, integers of shape ``(B,)``.
+        columns (torch.Tensor): Pixels to the right, likewise.
+        degrees (torch.Tensor): Degrees counter-clockwise, shape ``(B,)``.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    degrees: torch.Tensor
 
 
 class Spectrum(NamedTuple):
@@ -46,7 +64,7 @@ class Spectrum(NamedTuple):
 
 
 class Correlation(nn.Module):
-    """Correlation with a kernel of nearly the images' size, by Fourier transforms as matrix products.
+    """Correlation with kernels of nearly the images' size, by Fourier transforms as matrix products.
 
     Args:
         size (tuple[int, int]): Height and width ``(H, W)`` of the images.
@@ -81,21 +99,21 @@ class Correlation(nn.Module):
         cosines, sines = self.rows
         return Spectrum(cosines @ real + sines @ imaginary, cosines @ imaginary - sines @ real)
 
-    def forward(self, images: torch.Tensor, kernel: Spectrum) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, kernels: Spectrum) -> torch.Tensor:
         """Correlate, summed over the channels.
 
         Args:
             images (torch.Tensor): Images, shape ``(B, C, H, W)``.
-            kernel (Spectrum): Transform of a kernel that was padded to the images' size.
+            kernels (Spectrum): Transforms of K kernels that were padded to the images' size, ``(K, C, H, W // 2 + 1)``.
 
         Returns:
-            torch.Tensor: Shape ``(B, count, count)``: at ``(a, b)`` the kernel's upper left corner lies there.
+            torch.Tensor: Shape ``(B, K, count, count)``: at ``(a, b)`` a kernel's upper left corner lies there.
         """
-        ours = self.transform(images)
-        real = (ours.real * kernel.real + ours.imaginary * kernel.imaginary).sum(dim=1)
-        imaginary = (ours.imaginary * kernel.real - ours.real * kernel.imaginary).sum(dim=1)
+        real, imaginary = (part[:, None] for part in self.transform(images))
+        along = (real * kernels.real + imaginary * kernels.imaginary).sum(dim=2)
+        across = (imaginary * kernels.real - real * kernels.imaginary).sum(dim=2)
         cosines, sines = self.rows_back
-        along, across = cosines @ real - sines @ imaginary, cosines @ imaginary + sines @ real
+        along, across = cosines @ along - sines @ across, cosines @ across + sines @ along
         return along @ self.columns_back[0] - across @ self.columns_back[1]
 
 
@@ -110,7 +128,8 @@ class TemplateRegistration(nn.Module):
 
     The distance is ``sum_p w(p) sum_c (x_c(p) - t_c(p))²`` over pixels p and colours c of an image x that was moved
     with its borders repeated, with the mean t of training images and ``w = 1 / (v + mean(v) / 4)`` of their variance
-    v, all at equal light.
+    v, all at equal light. Mean and weights are turned by -4 to 4 degrees, and not the image: interpolation would bring
+    it nearer to any mean, by taking noise away.
 
     Args:
         size (tuple[int, int]): Height and width of the images.
@@ -130,8 +149,9 @@ class TemplateRegistration(nn.Module):
     weights: torch.Tensor
     recall: torch.Tensor
     likeness: torch.Tensor
-    kernel: torch.Tensor
-    constant: torch.Tensor
+    turns: torch.Tensor
+    kernels: torch.Tensor
+    constants: torch.Tensor
 
     def __init__(self, size: tuple[int, int], radius: int) -> None:
         super().__init__()
@@ -144,8 +164,10 @@ class TemplateRegistration(nn.Module):
         self.register_buffer("recall", torch.tensor(torch.nan))
         self.register_buffer("likeness", torch.tensor(torch.nan))
         # Of template and weights: what the correlation takes.
-        self.register_buffer("kernel", torch.zeros(2, COLOURS + 1, height, width // 2 + 1), persistent=False)
-        self.register_buffer("constant", torch.tensor(0.0), persistent=False)
+        turns = len(TURNS)
+        self.register_buffer("turns", torch.tensor(TURNS), persistent=False)
+        self.register_buffer("kernels", torch.zeros(2 * turns, COLOURS + 1, height, width // 2 + 1), persistent=False)
+        self.register_buffer("constants", torch.zeros(turns, 1), persistent=False)
 
     @property
     def is_learnt(self) -> bool:
@@ -157,7 +179,7 @@ class TemplateRegistration(nn.Module):
         """Whether the template serves: parts have a place, and look like it."""
         return self.is_settled or bool((self.recall >= RECALL) & (self.likeness >= LIKENESS))
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> Movement:
         """Find the movements.
 
         Args:
@@ -165,17 +187,20 @@ class TemplateRegistration(nn.Module):
                 ``(B, 4, H, W)``, float32.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: Pixels that each must be moved down and to the right, integers of shape
-            ``(B,)``. Where nothing is gained by a movement there is none.
+            Movement: How each must be moved and turned. Where nothing is gained by it, it is not.
         """
         side = 2 * self.radius + 1
         padded = pad(images[:, :COLOURS], (self.radius,) * 4, "replicate")
         both = torch.cat([padded, padded.square().sum(dim=1, keepdim=True)], dim=1)
-        distances = self.correlation(both, Spectrum(*self.kernel)).flatten(1) + self.constant  # (B, side²)
-        smallest, which = distances.min(dim=1)
+        distances = (
+            self.correlation(both, Spectrum(*self.kernels.chunk(2))).flatten(2) + self.constants
+        )  # (B, turns, side²)
+        unturned, turned = distances[:, :1], distances[:, 1:] / _LEAST_TURNED
         stay = side * side // 2
-        which = torch.where(smallest < _LEAST * distances[:, stay], which, stay)
-        return self.radius - which // side, self.radius - which % side
+        smallest, which = torch.cat([unturned, turned], dim=1).flatten(1).min(dim=1)
+        which = torch.where(smallest < _LEAST * distances[:, 0, stay], which, stay)
+        turn_index, which = which // side**2, which % side**2
+        return Movement(self.radius - which // side, self.radius - which % side, -self.turns[turn_index])
 
     @torch.no_grad()
     def learn(self, images: torch.Tensor) -> None:
@@ -195,7 +220,7 @@ class TemplateRegistration(nn.Module):
         here, there = self._find(others), self._find(move(others, rows, columns))
         is_back = [
             (moved - (own - step).clamp(-self.radius, self.radius)).abs() <= _TOLERANCE
-            for own, moved, step in zip(here, there, (rows, columns), strict=True)
+            for own, moved, step in zip(here[:2], there[:2], (rows, columns), strict=True)
         ]
         self.recall.copy_((is_back[0] & is_back[1]).float().mean())
         self._set(images)
@@ -219,11 +244,13 @@ class TemplateRegistration(nn.Module):
 
     def _transform(self) -> None:
         """Prepare what the correlation takes; a distance is multiplied out, ``w x² - 2 w t x + w t²``."""
-        weighed = self.weights * self.template[:, :COLOURS]
+        count = len(self.turns)
+        weights = turn(self.weights.repeat(count, 1, 1, 1), self.turns)
+        template = turn(self.template[:, :COLOURS].repeat(count, 1, 1, 1), self.turns)
+        weighed = weights * template
         margin = (0, 2 * self.radius, 0, 2 * self.radius)
-        kernel = pad(torch.cat([-2 * weighed, self.weights], dim=1), margin)
-        self.kernel.copy_(torch.cat(self.correlation.transform(kernel)))
-        self.constant.copy_((weighed * self.template[:, :COLOURS]).sum())
+        self.kernels.copy_(torch.cat(self.correlation.transform(pad(torch.cat([-2 * weighed, weights], 1), margin))))
+        self.constants.copy_((weighed * template).sum(dim=(1, 2, 3))[:, None])
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -27,7 +27,8 @@ from .detail import COLOURS, Detail
 from .difference_maps import StructureMaps, relative_error
 from .light import Light, light
 from .map_standardization import MapStandardization, SettledStandardization
-from .placement import Placed, PlacementSearch, move
+from .movement import move, turn
+from .placement import Placed, PlacementSearch
 from .template_registration import TemplateRegistration
 
 GAMMA = 0.5
@@ -177,7 +178,7 @@ class RestorationModel(AnomalyNetwork):
         return own.give(self.autoencoder(own.take(seen))), own
 
     def place(self, images: torch.Tensor) -> Placed:
-        """Move images to where they are judged, and restore them there.
+        """Move and turn images to where they are judged, and restore them there.
 
         Args:
             images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
@@ -189,9 +190,10 @@ class RestorationModel(AnomalyNetwork):
         seen = self.detail(images)
         if self.registration is not None and self.registration.is_known:
             own = light(seen)
-            rows, columns = self.registration(own.take(seen))
-            placed = move(seen, rows, columns, own.give(self.registration.template))
-            return Placed(placed, self.restore(placed), rows, columns)
+            rows, columns, degrees = self.registration(own.take(seen))
+            ground = own.give(self.registration.template)
+            placed = turn(move(seen, rows, columns, turn(ground, -degrees)), degrees, ground)
+            return Placed(placed, self.restore(placed), rows, columns, degrees)
         if self.placement is not None and self.placement.is_known:
             return self.placement(seen, self.restore)
         return Placed(seen, self.restore(seen))

@@ -17,7 +17,8 @@ from anomalib_daad.commands.inspect.observation import look
 from anomalib_daad.commands.shared.model_picture import expected_picture
 from anomalib_daad.components.inference import for_inference
 from anomalib_daad.models.daad_restoration import template_registration
-from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch, move, random_shifts
+from anomalib_daad.models.daad_restoration.movement import move, random_shifts
+from anomalib_daad.models.daad_restoration.placement import KNOWN, PlacementSearch
 
 SIZE = (24, 32)
 
@@ -38,7 +39,7 @@ def restore_blob(images: torch.Tensor) -> torch.Tensor:
 def test_every_movement_within_the_radius_is_undone(radius) -> None:
     offsets = [(r, c) for r in range(-radius, radius + 1) for c in range(-radius, radius + 1)]
     images = torch.stack([torch.from_numpy(moved_by_loop(blob().numpy(), *offset)) for offset in offsets])
-    placed, restored, rows, columns = PlacementSearch(radius)(images, restore_blob)
+    placed, restored, rows, columns, _ = PlacementSearch(radius)(images, restore_blob)
     assert list(zip((-rows).tolist(), (-columns).tolist(), strict=True)) == offsets
     torch.testing.assert_close(placed, blob().expand_as(images))
     torch.testing.assert_close(restored, restore_blob(placed))
@@ -46,7 +47,7 @@ def test_every_movement_within_the_radius_is_undone(radius) -> None:
 
 def test_a_movement_beyond_the_radius_is_undone_as_far_as_it_goes() -> None:
     image = torch.from_numpy(moved_by_loop(blob().numpy(), 3, -4))[None]
-    _, _, rows, columns = PlacementSearch(2)(image, restore_blob)
+    _, _, rows, columns, _ = PlacementSearch(2)(image, restore_blob)
     assert (rows.item(), columns.item()) == (-2, 2)
 
 
@@ -92,7 +93,7 @@ def test_the_search_tries_the_side_where_the_restoration_is(radius, slant) -> No
 
     noise = torch.rand(40, 3, *SIZE)
     images = torch.stack([noise.roll((k, k * slant), (2, 3)) for k in range(6 if slant else 1)]).mean(dim=0)  # streaks
-    _, _, rows, columns = PlacementSearch(radius)(images, restore)
+    _, _, rows, columns, _ = PlacementSearch(radius)(images, restore)
     assert counts == [1] + [3] * radius
     found = [found_by_loop(image, network, radius) for image in images]
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == found
@@ -116,7 +117,7 @@ def test_movements_are_those_of_a_loop() -> None:
 
 
 def test_what_is_restored_equally_well_anywhere_stays() -> None:
-    _, _, rows, columns = PlacementSearch(2)(torch.rand(3, 3, *SIZE), lambda images: images)
+    _, _, rows, columns, _ = PlacementSearch(2)(torch.rand(3, 3, *SIZE), lambda images: images)
     assert not rows.any()
     assert not columns.any()
 
@@ -150,7 +151,7 @@ def known(growth: float = 10.0, radius: int = 2):
 def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
     model = known()
     images = torch.rand(6, 3, 64, 64) * 2 - 1
-    _, _, rows, columns = model.place(images)
+    _, _, rows, columns, _ = model.place(images)
     assert rows.any() or columns.any()
     output, scores = model(images), model.scores(images)
     for index, image in enumerate(images):
@@ -182,7 +183,7 @@ def test_pictures_show_the_restoration_where_the_image_lies() -> None:
     for picture in np.random.default_rng(0).random((6, 64, 64, 3)).astype(np.float32):
         pixels = torch.from_numpy(picture).permute(2, 0, 1)
         image = 2 * pixels - 1
-        _, _, rows, columns = model.model.place(image[None])
+        _, _, rows, columns, _ = model.model.place(image[None])
         rows, columns = int(rows), int(columns)
         movements.append((rows, columns))
         seen = detail_by_pillow(image.numpy(), 2)
