@@ -4,6 +4,18 @@
 
 Rows are appended, so that trainings of several commits stand in one table. Pixels are judged at 128 px.
 
+Changes of the design are judged by this protocol, at most twelve of them:
+
+- Development sets: bottle, transistor, magnetic_tile, and the four drawn products of ``tests/drawn_products.py``.
+  Screw is looked at once, at the end. 32 channels, 1000 steps of 8 images, 256 px, one thread.
+- A change stays if it raises the mean image AUROC of the seven sets by 0.01 with seed 0, and again with seed 1, takes
+  at most 1.25 times the time of an image, and at most 1.5 times that of a training. Otherwise it gets a row in
+  ``docs/restoration_tried.md``. What changes the score alone is judged on the same trained networks.
+- The questions, in this order: (1) the comparison sees images twice as fine as the restoration does; (2) four times;
+  (3) L is the mean of the comparison's strongest 0.5%; (4) L is its mean probability; (5) one of these is a third part
+  of the score; (6) the comparison has twice the channels; (7) more fine lines and specks among the corruptions;
+  (8) maps are standardised by good images that the networks were not trained on.
+
 Example:
     python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
 """
