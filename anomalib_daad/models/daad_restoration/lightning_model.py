@@ -44,6 +44,7 @@ from .light import light
 from .movement import random_shifts
 from .muon import Muon
 from .schedule import schedule
+from .tiles import AT_ONCE, random_crops
 from .torch_model import Maps, RestorationModel, Restored
 
 LAMBDA_REC = 50.0
@@ -68,6 +69,10 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         placement_radius (int | None): Each image is judged where its part belongs, within so many pixels of what the
             networks see, if training images have a place of their own; ``None`` for a tenth of what the networks see,
             0 for as it is. Defaults to ``None``.
+        tile_size (int | None): Height and width of the overlapping tiles that the networks see of a large image, in
+            pixels of ``image_size``, a multiple of 16 times ``downscale``. A training step sees one tile of each image,
+            at a random place. Parts are not moved then, so that ``placement_radius`` is left out. Defaults to ``None``,
+            the whole image.
         learning_rate (float): Adam's learning rate at the height of its schedule, which Muon's is a multiple of.
             Defaults to ``2e-3``.
         seed (int | None): Makes initial weights, corruptions and the order of the data repeatable, epoch by epoch, also
@@ -96,6 +101,7 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         downscale: int = 4,
         base_channels: int = 64,
         placement_radius: int | None = None,
+        tile_size: int | None = None,
         learning_rate: float = 2e-3,
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -109,8 +115,9 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         image_size = height_and_width(image_size)
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         with seeded(seed):
-            model = RestorationModel(image_size, downscale, base_channels, placement_radius)
+            model = RestorationModel(image_size, downscale, base_channels, placement_radius, tile_size)
             self.model = model.to(memory_format=torch.channels_last)
+        self.tile_size = tile_size
         self.learning_rate = learning_rate
         self.seed = seed
 
@@ -132,9 +139,11 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            TrainingLosses: One loss; the scores are those of the images that were not corrupted.
+            TrainingLosses: One loss; the scores are those of the images, or tiles, that were not corrupted.
         """
         self._collect(images)
+        if self.tile_size is not None:
+            images = random_crops(images, self.tile_size)
         seen = self.model.detail(random_shifts(images, self.model.downscale // 2))
         good = relight(seen, *LIGHT)
         corrupted, masks = corrupt(good)
@@ -205,6 +214,6 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         search.growth.copy_(gather(growth).median())
 
     def rebuild(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Restore images, as the networks see them."""
-        seen = self.model.detail(images)
-        return seen, self.model.restore(seen)
+        """Restore images, or their tiles, as the networks see them."""
+        seen = torch.cat([self.model.detail(tiles) for tiles in self.model.tiling.cut(images)])
+        return seen, torch.cat([self.model.restore(tiles) for tiles in seen.split(AT_ONCE)])

@@ -10,6 +10,7 @@ Example:
     (torch.Size([2]), torch.Size([2, 1, 128, 128]))
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from .map_standardization import MapStandardization, SettledStandardization
 from .movement import move, turn
 from .placement import Placed, PlacementSearch
 from .template_registration import TemplateRegistration
+from .tiles import Tiling, join_reads
 
 GAMMA = 0.5
 NUM_ITEMS = 500
@@ -39,6 +41,7 @@ BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks'
 SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
 REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
 FOLDS = 10  # of good images, whose scores are taken by the maps of the others
+LEAST_TILE = 2  # units: neighbours share one
 ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
 
 
@@ -92,6 +95,8 @@ class RestorationModel(AnomalyNetwork):
             networks see, if training images have a place of their own, see :class:`TemplateRegistration` and
             :class:`PlacementSearch`, which goes no farther than two; None for a tenth of what the networks see, 0 for
             as it is.
+        tile_size (int | None): Height and width of the tiles that the networks see of an image, in its pixels, a
+            multiple of 16 times ``downscale``, see :class:`Tiling`; None for the whole image at once.
 
     Raises:
         ValueError: If an argument is out of range or the size does not fit.
@@ -108,7 +113,12 @@ class RestorationModel(AnomalyNetwork):
     )
 
     def __init__(
-        self, image_size: tuple[int, int], downscale: int, base_channels: int, placement_radius: int | None = None
+        self,
+        image_size: tuple[int, int],
+        downscale: int,
+        base_channels: int,
+        placement_radius: int | None = None,
+        tile_size: int | None = None,
     ) -> None:
         super().__init__(image_size, GAMMA)
         if type(downscale) is not int or downscale not in DOWNSCALES:
@@ -117,11 +127,13 @@ class RestorationModel(AnomalyNetwork):
             raise ValueError(msg)
         unit = UNIT * downscale
         refuse_image_size(self.image_size, lambda _: (unit, unit), f"{UNIT} times downscale {downscale}")
-        height, width = self.image_size[0] // downscale, self.image_size[1] // downscale
+        tile = self.image_size if tile_size is None else _check_tile(tile_size, self.image_size, unit, placement_radius)
+        self.tiling = Tiling(self.image_size, tile, unit)
+        height, width = tile[0] // downscale, tile[1] // downscale
         self.downscale = downscale
         self.num_scales = count_scales((height, width))
         rates = (height >> self.num_scales, width >> self.num_scales, 1)  # each pixel of the bottleneck is a block
-        self.detail = Detail(self.image_size, downscale)
+        self.detail = Detail(tile, downscale)
         self.autoencoder = MemoryAutoencoder(
             (height, width),
             rates,
@@ -137,14 +149,17 @@ class RestorationModel(AnomalyNetwork):
         if type(radius) is not int or radius < 0:
             msg = f"placement_radius must be a whole number of pixels, 0 for as images are, or None, got {radius}."
             raise ValueError(msg)
+        radius = radius if tile_size is None else 0
         self.registration = TemplateRegistration((height, width), radius) if radius else None
         self.placement = PlacementSearch(min(SEARCH_RADIUS, radius)) if radius else None
         self.standardization: nn.Module = MapStandardization(len(Maps._fields), (height, width))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a pickle, also one of a version without registration."""
+        """Take over a pickle, also one of a version without registration or tiles."""
         super().__setstate__(state)
         self._modules.setdefault("registration", None)
+        if "tiling" not in self._modules:
+            self.tiling = Tiling(self.image_size, self.image_size, UNIT * self.downscale)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
         """Restore images and compare them, as training does with corrupted ones."""
@@ -181,7 +196,7 @@ class RestorationModel(AnomalyNetwork):
         """Move and turn images to where they are judged, and restore them there.
 
         Args:
-            images (torch.Tensor): Images in [-1, 1], shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Images, or tiles of them, in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
             Placed: Images as the networks see them, unmoved unless parts have a place. What lies beyond the borders
@@ -216,11 +231,25 @@ class RestorationModel(AnomalyNetwork):
         return self.blur(torch.cat(found, dim=1))
 
     def observe(self, images: torch.Tensor) -> torch.Tensor:
-        """Map the differences of good images, each where its part belongs, before they are standardised."""
+        """Map the differences of good images, each where its part belongs, before they are standardised.
+
+        Args:
+            images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor: Shape ``(B, 4, h, w)``; the tiles of each image side by side, where it has several.
+        """
         self.check(images)
         with full_precision(images):
-            placed = self.place(self.cover(images))
-            return self._differences(placed.images, placed.restorations, self._compare(placed))
+            return self._of_tiles(self.cover(images), self._observe)
+
+    def _observe(self, tiles: torch.Tensor) -> torch.Tensor:
+        placed = self.place(tiles)
+        return self._differences(placed.images, placed.restorations, self._compare(placed))
+
+    def _of_tiles(self, images: torch.Tensor, make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Lay side by side what is made of the tiles of images."""
+        return self.tiling.lay_out(torch.cat([make(tiles) for tiles in self.tiling.cut(images)]))
 
     @torch.no_grad()
     def relearn(self, observed: torch.Tensor) -> None:
@@ -230,31 +259,38 @@ class RestorationModel(AnomalyNetwork):
         Where parts lie is not learnt anew: the networks know them where they were trained, and register at equal light.
         """
         standardization: Any = self.standardization
-        fold = torch.arange(len(observed), device=observed.device) % min(FOLDS, len(observed))
+        apart, fold = self.tiling.take_apart, torch.arange(len(observed), device=observed.device) % FOLDS
         found = []
         for number in fold.unique():
-            standardization.learn_anew(observed[fold != number])
-            found.append(Maps(*standardization(observed[fold == number]).split(1, dim=1)).scores())
+            standardization.learn_anew(apart(observed[fold != number]))
+            maps = self.tiling.lay_out(standardization(apart(observed[fold == number])))
+            found.append(Maps(*self.tiling.join(maps).split(1, dim=1)).scores())
         self.score.calibrate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        standardization.learn_anew(observed)
+        standardization.learn_anew(apart(observed))
 
     def _compare(self, placed: Placed) -> torch.Tensor:
         return self.comparison(placed.images, placed.restorations)
 
     def judge(self, images: torch.Tensor) -> Judgement:
         """Score images by the strongest differences, each image where its part belongs, and map them."""
-        placed = self.place(images)
-        found = self.maps(placed.images, placed.restorations, self._compare(placed))
-        maps = Maps(*placed.back(found).split(1, dim=1))
+        maps = Maps(*self.tiling.join(self._of_tiles(images, self._judge)).split(1, dim=1))
         anomaly_map = (maps.structure + maps.detail) / 2 + ERROR_WEIGHT * maps.error
         return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
 
+    def _judge(self, tiles: torch.Tensor) -> torch.Tensor:
+        placed = self.place(tiles)
+        return placed.back(self.maps(placed.images, placed.restorations, self._compare(placed)))
+
     def explain(self, images: torch.Tensor) -> Explanation:
         """Show images and restorations, without detail, at the place that images have."""
-        images = self.cover(images)
-        placed = self.place(images)
-        reads = self.autoencoder.reconstruct(light(placed.images.float()).take(placed.images)).reads
-        return Explanation(self.detail(images)[:, :COLOURS], placed.back(placed.restorations)[:, :COLOURS], reads)
+        pairs, reads = [], []
+        for tiles in self.tiling.cut(self.cover(images)):
+            placed = self.place(tiles)
+            expected = placed.back(placed.restorations)
+            pairs.append(torch.cat([self.detail(tiles)[:, :COLOURS], expected[:, :COLOURS]], dim=1))
+            reads.append(self.autoencoder.reconstruct(light(placed.images.float()).take(placed.images)).reads)
+        seen, expected = self.tiling.join(self.tiling.lay_out(torch.cat(pairs))).split(COLOURS, dim=1)
+        return Explanation(seen, expected, [join_reads(self.tiling, list(parts)) for parts in zip(*reads, strict=True)])
 
     def settle(self) -> None:
         """Fix what maps are standardised by, and whether parts have a place: a graph cannot depend on it."""
@@ -267,3 +303,19 @@ class RestorationModel(AnomalyNetwork):
         for way in (self.registration, self.placement):
             if way is not None:
                 way.is_settled = True
+
+
+def _check_tile(tile_size: int, image_size: tuple[int, int], unit: int, radius: int | None) -> tuple[int, int]:
+    """Refuse tiles that do not fit, or that are to be moved to a place; height and width of those that fit."""
+    least = LEAST_TILE * unit
+    if type(tile_size) is not int or tile_size < least or tile_size % unit or tile_size > min(image_size):
+        msg = f"tile_size must be a multiple of {unit}, which is {UNIT} times downscale, from {least} to the shorter "
+        msg += f"side of image_size {image_size[0]}x{image_size[1]}, or None for the whole image; got {tile_size}."
+        raise ValueError(msg)
+    if radius:
+        msg = (
+            f"placement_radius {radius} moves a part to its place, which a tile does not have: leave it out, or leave "
+        )
+        msg += f"out tile_size {tile_size}."
+        raise ValueError(msg)
+    return (tile_size, tile_size)
