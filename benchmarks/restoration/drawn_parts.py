@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draw four categories in MVTec AD's layout: parts unlike those that the preset was developed on.
+"""Draw five categories in MVTec AD's layout: parts unlike those that the preset was developed on.
 
 A nut that lies turned any way, a wire grid, a pill with red specks on black ground, a woven cloth; 200 good images to
-train on, 40 good ones and 80 defective ones of three kinds to test on, 256x256 pixels. They are drawings: what a model
-misses on them is worth a look, what it finds proves nothing.
+train on, 40 good ones and 80 defective ones of three kinds to test on, 256x256 pixels. And a sheet of 1024x1024 pixels
+with defects of 4 to 12 pixels; 60 to train on, 20 and 30 to test on. They are drawings: what a model misses on them is
+worth a look, what it finds proves nothing.
 
 Example:
     python benchmarks/restoration/drawn_parts.py --output datasets/drawn
@@ -22,20 +23,21 @@ from scipy.ndimage import gaussian_filter
 
 SIZE = 256
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE].astype(float)
-NUM_TRAIN, NUM_GOOD, NUM_DEFECTIVE = 200, 40, 80
+LARGE = 1024
+NUMBERS = {SIZE: (200, 40, 80), LARGE: (60, 20, 30)}  # to train on, good ones and defective ones to test on
 
 
 class Drawing(NamedTuple):
-    """BGR image, shape ``(256, 256, 3)``, in [0, 255]; mask, shape ``(256, 256)``, 0 or 255; kind of defect."""
+    """BGR image, shape ``(H, W, 3)``, in [0, 255]; mask, shape ``(H, W)``, 0 or 255; kind of defect."""
 
     image: np.ndarray
     mask: np.ndarray
     kind: str | None
 
 
-def noise(rng: Generator, sigma: float | tuple[float, float], deviation: float) -> np.ndarray:
-    """Smooth noise, shape ``(256, 256)``."""
-    smooth = gaussian_filter(rng.normal(size=(SIZE, SIZE)), sigma)
+def noise(rng: Generator, sigma: float | tuple[float, float], deviation: float, size: int = SIZE) -> np.ndarray:
+    """Smooth noise, shape ``(size, size)``."""
+    smooth = gaussian_filter(rng.normal(size=(size, size)), sigma)
     return deviation * smooth / smooth.std()
 
 
@@ -172,7 +174,37 @@ def cloth(rng: Generator, defective: bool) -> Drawing:
     return Drawing(image, mask, kind)
 
 
-PARTS: dict[str, Callable[[Generator, bool], Drawing]] = {"nut": nut, "grid": grid, "pill": pill, "cloth": cloth}
+def sheet(rng: Generator, defective: bool) -> Drawing:
+    """A large woven sheet with grain, with one small defect."""
+    rows, columns = np.mgrid[:LARGE, :LARGE] + rng.uniform(0, 28, 2)[:, None, None]
+    wave = noise(rng, 40, 2, LARGE)
+    weave = 18 * np.sin(2 * np.pi * (columns + wave) / 14) * np.sign(np.sin(2 * np.pi * (rows + wave) / 28))
+    ground = 128 + noise(rng, 60, 8, LARGE) + noise(rng, 1, 8, LARGE)
+    grey = ground + weave
+    mask = np.zeros((LARGE, LARGE), np.uint8)
+    kind = None
+    if defective:
+        kind = str(rng.choice(["spot", "scratch", "gap"]))
+        place = rng.uniform(16, LARGE - 16, 2)
+        center, length, angle = place.astype(int).tolist(), rng.uniform(4, 12), rng.uniform(0, np.pi)
+        if kind == "scratch":
+            along = length / 2 * np.array([np.cos(angle), np.sin(angle)])
+            ends = [(place + side * along).astype(int).tolist() for side in (-1, 1)]
+            cv2.line(mask, *ends, 255, 2)
+        else:
+            cv2.circle(mask, center, max(2, round(length / 2)), 255, -1)
+        changed = ground if kind == "gap" else grey + rng.choice([-1, 1]) * rng.uniform(25, 60)
+        grey = np.where(mask > 0, changed, grey)
+    return Drawing(grey[..., None].repeat(3, axis=2) + rng.normal(0, 3, (LARGE, LARGE, 1)), mask, kind)
+
+
+PARTS: dict[str, Callable[[Generator, bool], Drawing]] = {
+    "nut": nut,
+    "grid": grid,
+    "pill": pill,
+    "cloth": cloth,
+    "sheet": sheet,
+}
 
 
 def save(image: np.ndarray, path: Path) -> None:
@@ -182,20 +214,24 @@ def save(image: np.ndarray, path: Path) -> None:
 
 
 def main() -> None:
-    """Write the four categories."""
+    """Write the categories."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    output = parser.parse_args().output
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS])
+    arguments = parser.parse_args()
     for seed, (name, draw) in enumerate(PARTS.items(), start=100):
-        rng = np.random.default_rng(seed)
-        for folder, count in (("train/good", NUM_TRAIN), ("test/good", NUM_GOOD)):
+        if name not in arguments.only:
+            continue
+        output, rng = arguments.output / name, np.random.default_rng(seed)
+        num_train, num_good, num_defective = NUMBERS[LARGE if name == "sheet" else SIZE]
+        for folder, count in (("train/good", num_train), ("test/good", num_good)):
             for index in range(count):
-                save(draw(rng, False).image, output / name / folder / f"{index:03d}.png")
-        for index in range(NUM_DEFECTIVE):
+                save(draw(rng, False).image, output / folder / f"{index:03d}.png")
+        for index in range(num_defective):
             image, mask, kind = draw(rng, True)
             if mask.any():
-                save(image, output / name / f"test/{kind}" / f"{index:03d}.png")
-                save(mask, output / name / f"ground_truth/{kind}" / f"{index:03d}_mask.png")
+                save(image, output / f"test/{kind}" / f"{index:03d}.png")
+                save(mask, output / f"ground_truth/{kind}" / f"{index:03d}_mask.png")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 """What a training of DaadRestoration reaches: measures of its test images and the time it took, one row a training.
 
-Rows are appended, so that trainings of several commits stand in one table. Pixels are judged at 128 px.
+Rows are appended, so that trainings of several commits stand in one table. Pixels are judged at 128 px. ``cpu_seconds``
+are of the training, and do not depend on what else runs; ``peak_mb`` is of the whole process.
 
 Changes of the design are judged by this protocol, at most twelve of them:
 
@@ -18,10 +19,13 @@ Changes of the design are judged by this protocol, at most twelve of them:
 
 Example:
     python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
+    python benchmarks/restoration/train.py sheet --root datasets/drawn --image_size 1024 --tile_size 256 \
+        --judged_at 512 --eval_batch_size 1 --channels 32 --steps 500 --output large_images.csv
 """
 
 import argparse
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -36,14 +40,21 @@ from anomalib_daad.commands.shared.machine import describe_commit, describe_mach
 from anomalib_daad.commands.shared.output_folder import Row, read_table, write_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 
-MASK_SIZE = 128
 
-
-def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[DaadRestoration, MVTecAD, float]:
-    """Train as ``anomalib train`` does; the model, its data, and the seconds of the training."""
-    datamodule = MVTecAD(arguments.root, category, train_batch_size=8, eval_batch_size=16, num_workers=0)
-    model = DaadRestoration(base_channels=arguments.channels, seed=seed, visualizer=False)
-    start = time.perf_counter()
+def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[DaadRestoration, MVTecAD, list[float]]:
+    """Train as ``anomalib train`` does; the model, its data, and the seconds of the training, by clock and processor."""
+    datamodule = MVTecAD(
+        arguments.root, category, train_batch_size=8, eval_batch_size=arguments.eval_batch_size, num_workers=0
+    )
+    model = DaadRestoration(
+        arguments.image_size,
+        arguments.downscale,
+        arguments.channels,
+        tile_size=arguments.tile_size,
+        seed=seed,
+        visualizer=False,
+    )
+    starts = time.perf_counter(), time.process_time()
     Engine(
         max_steps=arguments.steps,
         precision=arguments.precision,
@@ -53,24 +64,26 @@ def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[Daad
         limit_val_batches=0,
         default_root_dir=arguments.checkpoints / f"{category}_{seed}",
     ).fit(model, datamodule=datamodule)
-    return model.eval(), datamodule, time.perf_counter() - start
+    ends = time.perf_counter(), time.process_time()
+    return model.eval(), datamodule, [end - start for start, end in zip(starts, ends, strict=True)]
 
 
 @torch.no_grad()
-def judge(model: DaadRestoration, datamodule: MVTecAD) -> Row:
-    """Measure the test images."""
+def judge(model: DaadRestoration, datamodule: MVTecAD, size: int) -> Row:
+    """Measure the test images, pixels at a size."""
     scores, labels, maps, masks = [], [], [], []
     for batch in datamodule.test_dataloader():
         output = model.model(model.pre_processor(batch.image))
         scores.append(output.pred_score.flatten())
         labels.append(batch.gt_label)
-        maps.append(interpolate(output.anomaly_map.float(), (MASK_SIZE, MASK_SIZE), mode="bilinear"))
-        masks.append(interpolate(batch.gt_mask[:, None].float(), MASK_SIZE)[:, 0] > 0)
+        maps.append(interpolate(output.anomaly_map.float(), (size, size), mode="bilinear"))
+        masks.append(interpolate(batch.gt_mask[:, None].float(), size)[:, 0] > 0)
     pixels = measure_pixels(torch.cat(maps), torch.cat(masks))
     return {
         "image_AUROC": round(float(roc_auc_score(torch.cat(labels), torch.cat(scores))), 4),
         "pixel_AUROC": round(pixels["auroc_pixel"], 4),
         "AUPRO": round(pixels["aupro"], 4),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
@@ -84,6 +97,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--image_size", type=int, default=256)
+    parser.add_argument("--downscale", type=int, default=4)
+    parser.add_argument("--tile_size", type=int)
+    parser.add_argument("--eval_batch_size", type=int, default=16)
+    parser.add_argument("--judged_at", type=int, default=128)
     parser.add_argument("--precision", default="32-true")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
@@ -91,14 +109,17 @@ def main() -> None:
             model, datamodule, seconds = train(arguments, category, seed)
             row: Row = {
                 "channels": arguments.channels,
-                "networks_px": 64,
+                "networks_px": (arguments.tile_size or arguments.image_size) // arguments.downscale,
+                "image_size": arguments.image_size,
+                "tile_size": arguments.tile_size,
                 "category": category,
                 "seed": seed,
                 "steps": arguments.steps,
                 "training_images": len(datamodule.train_data),
                 "threads": torch.get_num_threads(),
-                "seconds": round(seconds, 1),
-                **judge(model, datamodule),
+                "seconds": round(seconds[0], 1),
+                "cpu_seconds": round(seconds[1], 1),
+                **judge(model, datamodule, arguments.judged_at),
                 "precision": arguments.precision,
                 "commit": describe_commit(),
                 "machine": describe_machine("cpu"),

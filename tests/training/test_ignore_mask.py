@@ -26,7 +26,11 @@ def draw_mask(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[make_model, make_restoration], ids=["daad_plus", "restoration"])
+def make_tiled(**arguments) -> DaadRestoration:
+    return make_restoration(image_size=(96, 64), tile_size=64, **arguments)
+
+
+@pytest.fixture(scope="module", params=[make_model, make_restoration, make_tiled], ids=lambda it: it.__name__)
 def make(request):
     return request.param
 

@@ -2,11 +2,12 @@
 
 """Large images in overlapping tiles: one size of network, one map of the whole, a cost in proportion to the pixels.
 
-Tiles lie on the grid of the networks' blocks, the last of each row and column ends at the image's border, and neighbours
-share a quarter of a tile. In the middle of what they share one tile fades into the other; what lies nearer to a tile's
-border, where convolutions know nothing of what follows, is not used.
+Tiles lie on the grid of the networks' blocks, the last of each row and column ends at the image's border, and
+neighbours share a quarter of a tile. In the middle of what they share one tile fades into the other. What lies nearer
+to a tile's border, where convolutions know nothing of what follows, is not used.
 
-anomalib's ``Tiler`` does not serve: it pads images with zeros, blends evenly up to the borders, and holds a batch's size.
+anomalib's ``Tiler`` does not serve: it pads images with zeros, averages tiles up to their borders, and holds a batch's
+size.
 
 Example:
     >>> import torch
@@ -98,7 +99,7 @@ class Tiling(nn.Module):
         height, width = self.tile
         places = [(row * self.unit, column * self.unit) for row in self.rows.starts for column in self.columns.starts]
         batch = images.shape[0]
-        step = max(1, AT_ONCE // batch) if isinstance(batch, int) else AT_ONCE  # an export knows no batch size
+        step = max(1, AT_ONCE // max(1, batch)) if isinstance(batch, int) else AT_ONCE  # an export knows no batch size
         for start in range(0, self.count, step):
             part = places[start : start + step]
             yield torch.cat([images[:, :, top : top + height, left : left + width] for top, left in part])
@@ -114,9 +115,8 @@ class Tiling(nn.Module):
         """
         if self.count == 1:
             return tiles
-        _, channels, height, width = tiles.shape
-        grid = tiles.reshape(*self.grid, -1, channels, height, width).permute(2, 3, 0, 4, 1, 5)
-        return grid.reshape(-1, channels, self.grid[0] * height, self.grid[1] * width)
+        grid = tiles.unflatten(0, (*self.grid, tiles.shape[0] // self.count))  # (rows, columns, B, C, h, w)
+        return grid.permute(2, 3, 0, 4, 1, 5).flatten(4, 5).flatten(2, 3)
 
     def take_apart(self, laid_out: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`lay_out`.
