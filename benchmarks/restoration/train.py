@@ -42,7 +42,7 @@ from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 
 
 def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[DaadRestoration, MVTecAD, list[float]]:
-    """Train as ``anomalib train`` does; the model, its data, and the seconds of the training, by clock and processor."""
+    """Train as ``anomalib train`` does; the model, its data, and the training's seconds, by clock and by processor."""
     datamodule = MVTecAD(
         arguments.root, category, train_batch_size=8, eval_batch_size=arguments.eval_batch_size, num_workers=0
     )

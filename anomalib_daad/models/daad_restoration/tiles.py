@@ -28,6 +28,7 @@ from anomalib_daad.components.block_memory import MemoryRead
 
 OVERLAP = 4  # a tile shares so much less than itself with its neighbour, at least a unit
 FADING = 2  # one tile fades into the next over so much less than they share: the rest keeps away from borders
+LEAST = 2  # units of a tile: neighbours share one
 AT_ONCE = 32  # tiles that go through the networks together: what memory they take does not depend on the image
 BEYOND = 4  # crops may start a quarter of a tile beyond the image and are pushed back: borders are judged as often
 
@@ -231,3 +232,23 @@ def random_crops(images: torch.Tensor, side: int) -> torch.Tensor:
     drawn = [torch.randint(-beyond, limit + beyond + 1, (len(images),)).clamp(0, limit).tolist() for limit in limits]
     places: Any = zip(images, *drawn, strict=True)
     return torch.stack([image[:, top : top + side, left : left + side] for image, top, left in places])
+
+
+def refuse_tile_size(tile_size: int, image_size: tuple[int, int], unit: int, reason: str) -> None:
+    """Refuse tiles that networks or images do not take.
+
+    Args:
+        tile_size (int): Height and width of a tile.
+        image_size (tuple[int, int]): Height and width of the images.
+        unit (int): Pixels that a tile is a multiple of.
+        reason (str): Where the unit comes from.
+
+    Raises:
+        ValueError: If it is no multiple, or less than two of them, or more than the images have.
+    """
+    least = LEAST * unit
+    if type(tile_size) is int and least <= tile_size <= min(image_size) and tile_size % unit == 0:
+        return
+    msg = f"tile_size must be a multiple of {unit}, which is {reason}, from {least} to the shorter side of image_size "
+    msg += f"{image_size[0]}x{image_size[1]}, or None for the whole image; got {tile_size!r}."
+    raise ValueError(msg)

@@ -31,7 +31,7 @@ from .map_standardization import MapStandardization, SettledStandardization
 from .movement import move, turn
 from .placement import Placed, PlacementSearch
 from .template_registration import TemplateRegistration
-from .tiles import Tiling, join_reads
+from .tiles import Tiling, join_reads, refuse_tile_size
 
 GAMMA = 0.5
 NUM_ITEMS = 500
@@ -41,7 +41,6 @@ BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks'
 SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
 REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
 FOLDS = 10  # of good images, whose scores are taken by the maps of the others
-LEAST_TILE = 2  # units: neighbours share one
 ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
 
 
@@ -127,7 +126,16 @@ class RestorationModel(AnomalyNetwork):
             raise ValueError(msg)
         unit = UNIT * downscale
         refuse_image_size(self.image_size, lambda _: (unit, unit), f"{UNIT} times downscale {downscale}")
-        tile = self.image_size if tile_size is None else _check_tile(tile_size, self.image_size, unit, placement_radius)
+        tile = self.image_size
+        if tile_size is not None:
+            refuse_tile_size(tile_size, self.image_size, unit, f"{UNIT} times downscale {downscale}")
+            if placement_radius:
+                msg = (
+                    f"placement_radius {placement_radius} moves a part to its place, which a tile does not have: leave "
+                )
+                msg += f"it out, or else tile_size {tile_size}."
+                raise ValueError(msg)
+            tile = (tile_size, tile_size)
         self.tiling = Tiling(self.image_size, tile, unit)
         height, width = tile[0] // downscale, tile[1] // downscale
         self.downscale = downscale
@@ -303,19 +311,3 @@ class RestorationModel(AnomalyNetwork):
         for way in (self.registration, self.placement):
             if way is not None:
                 way.is_settled = True
-
-
-def _check_tile(tile_size: int, image_size: tuple[int, int], unit: int, radius: int | None) -> tuple[int, int]:
-    """Refuse tiles that do not fit, or that are to be moved to a place; height and width of those that fit."""
-    least = LEAST_TILE * unit
-    if type(tile_size) is not int or tile_size < least or tile_size % unit or tile_size > min(image_size):
-        msg = f"tile_size must be a multiple of {unit}, which is {UNIT} times downscale, from {least} to the shorter "
-        msg += f"side of image_size {image_size[0]}x{image_size[1]}, or None for the whole image; got {tile_size}."
-        raise ValueError(msg)
-    if radius:
-        msg = (
-            f"placement_radius {radius} moves a part to its place, which a tile does not have: leave it out, or leave "
-        )
-        msg += f"out tile_size {tile_size}."
-        raise ValueError(msg)
-    return (tile_size, tile_size)

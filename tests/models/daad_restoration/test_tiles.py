@@ -132,27 +132,27 @@ def trained() -> DaadRestoration:
 
 
 @torch.no_grad()
-def test_a_defect_across_a_seam_is_the_same_as_in_the_middle_of_a_tile(trained) -> None:
+@pytest.mark.parametrize(("middle", "at_seam"), [(64, 96), (48, SEAM), (64, 128)])
+def test_a_defect_across_a_seam_is_the_same_as_in_the_middle_of_a_tile(trained, middle, at_seam) -> None:
     """Tiles are alike and both places lie alike in their unit: what differs is how near a tile's border is.
 
     That may cost a fifth of what the defect adds to the score of a good image; half a defect would cost half of it.
     """
     images = sheets(6, (224, 224), 2000)
-    good = trained.model(images)
-    found = {}
-    for place in ((48, 48), (48, SEAM), (SEAM, 48), (SEAM, SEAM)):
+    good, found = trained.model(images), []
+    for place in ((middle, middle), (middle, at_seam), (at_seam, middle), (at_seam, at_seam)):
         drawn = images.clone()
         drawn[:, :, place[0] - 4 : place[0] + 4, place[1] - 4 : place[1] + 4] = 0.9
         output = trained.model(drawn)
         strongest = output.anomaly_map.flatten(1)
         where = torch.stack([strongest.argmax(1) // 224 - place[0], strongest.argmax(1) % 224 - place[1]])
-        found[place] = (output.pred_score - good.pred_score, strongest.amax(1) - good.anomaly_map.amax(), where)
-    score, height, where = found.pop((48, 48))
+        found.append((output.pred_score - good.pred_score, strongest.amax(1) - good.anomaly_map.amax()))
+        assert where.abs().max() <= 6  # on the defect, or a pixel of what the networks see beside it
+    (score, height), *others = found
     assert (score > 1).all()  # times the range of good images
-    for other_score, other_height, other_where in found.values():
+    for other_score, other_height in others:
         torch.testing.assert_close(other_score, score, rtol=0.2, atol=0)
         torch.testing.assert_close(other_height, height, rtol=0.2, atol=0)
-        assert (other_where - where).abs().max() <= 2  # a pixel of what the networks see
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def test_maps_of_good_images_have_no_jump_at_seams(trained) -> None:
     anomaly_map = trained.model(sheets(12, (224, 224), 3000)).anomaly_map[:, 0]
     for maps in (anomaly_map, anomaly_map.mT):
         steps = maps.diff(dim=2).abs().mean(dim=(0, 1))  # (223,)
-        seam, inside = (steps[start : start + UNIT] for start in (SEAM - UNIT // 2, UNIT))
+        seam, inside = steps[SEAM - UNIT : SEAM + UNIT], steps[UNIT : 2 * UNIT]
         assert seam.max() <= 1.2 * inside.max()
         assert seam.mean() <= 1.2 * inside.mean()
 
@@ -298,7 +298,9 @@ def test_every_export_and_file_of_a_tiled_model_agrees(tmp_path, monkeypatch) ->
 
 @pytest.mark.parametrize("tile_size", [0, -64, 32, 96 + 16, 100, 128 + 64, 64.0, True, "64", (64, 64)])
 def test_a_tile_that_does_not_fit_is_refused(tile_size) -> None:
-    words = "tile_size must be a multiple of 32, which is 16 times downscale, from 64 to the shorter side of image_size"
+    words = (
+        "tile_size must be a multiple of 32, which is 16 times downscale 2, from 64 to the shorter side of image_size"
+    )
     with pytest.raises(ValueError, match=rf"{words} 256x128, or None for the whole image; got"):
         make_restoration(image_size=(256, 128), tile_size=tile_size)
 
