@@ -7,7 +7,7 @@ the training images, and with parts searched for by restorations. On a GPU
 there is PyTorch alone, in float32 with convolutions as PyTorch sets them, and no OpenVINO.
 
 With ``--sizes`` it tells instead what one image of each size costs ``DaadRestoration`` in PyTorch: seconds of processor
-time, which do not depend on what else runs, and the memory that the image takes beside model and libraries.
+time, which do not depend on what else runs, and the peak memory of the process with its libraries.
 
 Example:
     python benchmarks/restoration/cost.py --output cost.csv \
@@ -37,13 +37,12 @@ from anomalib_daad.models.daad_restoration.placement import KNOWN
 IMAGE_SIZE = 256
 
 
-@torch.inference_mode()
 def measure_size(size: tuple[int, int], downscale: int, tile_size: int | None, channels: int) -> Row:
     """Measure one image, in a process of its own."""
     torch.set_num_threads(1)
     model = DaadRestoration(size, downscale, channels, placement_radius=0, tile_size=tile_size, seed=0).eval()
     network, image = for_inference(model.model), torch.rand(1, 3, *size) * 2 - 1
-    before, spent = _peak_mb(), []
+    spent = []
     for _ in range(3):
         start = time.process_time()
         network(image)
@@ -53,14 +52,10 @@ def measure_size(size: tuple[int, int], downscale: int, tile_size: int | None, c
         "size": f"{size[1]}x{size[0]}" + (f", tiles of {tile_size}" if tile_size else ""),
         "tiles": model.model.tiling.count,
         "image_cpu_ms": round(1000 * min(spent), 1),
-        "image_mb": _peak_mb() - before,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "commit": describe_commit(),
         "machine": describe_machine("cpu"),
     }
-
-
-def _peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
