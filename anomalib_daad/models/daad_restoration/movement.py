@@ -13,9 +13,7 @@ Example:
 """
 
 import torch
-from torch.nn.functional import affine_grid, grid_sample
-
-_WHOLE = 0.99  # share of a turned pixel that must lie inside the image to be seen
+from torch.nn.functional import grid_sample
 
 
 def move(
@@ -72,13 +70,13 @@ def turn(images: torch.Tensor, degrees: torch.Tensor, ground: torch.Tensor | Non
         torch.Tensor: Turned images, same shape.
     """
     height, width = images.shape[-2:]
-    cosines, sines = degrees.deg2rad().cos(), degrees.deg2rad().sin()
-    zeros = torch.zeros_like(cosines)
-    across = torch.stack([cosines, -sines * (height / width), zeros], dim=1)
-    down = torch.stack([sines * (width / height), cosines, zeros], dim=1)
-    grid = affine_grid(torch.stack([across, down], dim=1), list(images.shape), align_corners=False)
+    cosines, sines = (it.view(-1, 1, 1) for it in (degrees.deg2rad().cos(), degrees.deg2rad().sin()))
+    down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2  # of the centre, (H, 1)
+    across = torch.arange(width, device=images.device) - (width - 1) / 2
+    from_columns, from_rows = cosines * across - sines * down, sines * across + cosines * down  # (B, H, W)
+    grid = torch.stack([from_columns * (2 / width), from_rows * (2 / height)], dim=3)
     turned = grid_sample(images, grid, padding_mode="border", align_corners=False)
     if ground is not None:
-        inside = grid_sample(torch.ones_like(images[:, :1]), grid, padding_mode="zeros", align_corners=False)
-        turned = torch.where(inside > _WHOLE, turned, ground)
+        is_shown = (from_rows.abs() <= (height - 1) / 2) & (from_columns.abs() <= (width - 1) / 2)
+        turned = torch.where(is_shown[:, None], turned, ground)
     return torch.where((degrees == 0).view(-1, 1, 1, 1), images, turned)

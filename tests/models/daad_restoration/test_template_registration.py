@@ -18,6 +18,7 @@ from anomalib_daad.models.daad_restoration.movement import move
 from anomalib_daad.models.daad_restoration.template_registration import LIKENESS, RECALL, TemplateRegistration
 
 SIZE = (24, 30)
+TURNS = (0.0, -4.0, -2.0, 2.0, 4.0)
 
 
 def parts(count: int = 12, noise: float = 0.05, turned: bool = False) -> torch.Tensor:
@@ -47,12 +48,12 @@ def found_by_loop(image: np.ndarray, mean: np.ndarray, weights: np.ndarray, radi
 
     None is made that does not bring the image nearer by a thousandth, none turned that does not by a tenth.
     """
+    turns = {degrees: [turned_by_scipy(it, degrees) for it in (mean, weights[None])] for degrees in TURNS}
     distances = {}
-    for degrees in (0.0, -4.0, -2.0, 2.0, 4.0):
-        turned, weighs = (turned_by_scipy(it, degrees) for it in (mean, weights[None]))
-        for rows in range(-radius, radius + 1):
-            for columns in range(-radius, radius + 1):
-                moved = moved_by_loop(image, rows, columns)
+    for rows in range(-radius, radius + 1):
+        for columns in range(-radius, radius + 1):
+            moved = moved_by_loop(image, rows, columns)
+            for degrees, (turned, weighs) in turns.items():
                 distance = (weighs * np.square(moved - turned)[:3]).sum()
                 distances[rows, columns, -degrees] = distance / (0.9 if degrees else 1)
     best = min(distances, key=distances.__getitem__)
