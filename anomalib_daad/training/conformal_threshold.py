@@ -10,7 +10,7 @@ Example:
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,18 @@ SIDE = 64  # of the grid of pixels that is kept of a map
 # digits, and no verdict on that image may hang on them.
 MARGIN = 1e-3
 HEADROOM = 4.0  # times the spread of good scores, beyond the threshold, before a score without peers ends at 1
+
+
+class Rates(NamedTuple):
+    """What may be rejected.
+
+    Attributes:
+        images (float): Share of good images, in (0, 1).
+        pixels (float): Share of good images' pixels, in (0, 1).
+    """
+
+    images: float
+    pixels: float
 
 
 def threshold(ordered: np.ndarray, rate: float) -> Any:

@@ -221,7 +221,7 @@ for name in ("anomalib_daad", "anomalib_daad.training", "anomalib_daad.commands"
 from anomalib_daad.commands.calibrate.linear_scale import measure
 from anomalib_daad.commands.calibrate.onnx_export import OnnxExport
 from anomalib_daad.commands.calibrate.openvino_export import OpenvinoExport
-from anomalib_daad.commands.calibrate.outcome import Rates
+from anomalib_daad.training.conformal_threshold import Rates
 images = [np.asarray(Image.open(it).convert("RGB"), np.float32) / 255 for it in sorted(Path(sys.argv[2]).iterdir())]
 for kind, path in ((OnnxExport, sys.argv[3]), (OpenvinoExport, sys.argv[4])):
     opened = kind(Path(path))

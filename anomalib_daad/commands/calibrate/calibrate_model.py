@@ -4,10 +4,6 @@
 
 import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,23 +11,19 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from anomalib_daad.commands.shared.image_files import find_images, read_pixels
-from anomalib_daad.commands.shared.output_folder import prepare_folder
+from anomalib_daad.commands.shared.image_files import read_pixels, readable_images
+from anomalib_daad.commands.shared.new_model_file import COMPANIONS, Save, refuse_other_targets, write_model
+from anomalib_daad.commands.shared.opened_model import Images
 from anomalib_daad.commands.shared.progress_bar import tracked
 from anomalib_daad.commands.shared.trained_model import refuse_no_model
-from anomalib_daad.data.image_check import reading_fault
-from anomalib_daad.training.conformal_threshold import images_for, promised_rate, refuse_other_rates
+from anomalib_daad.training.conformal_threshold import Rates, images_for, promised_rate, refuse_other_rates
 from anomalib_daad.training.export_description import checksum, raw_score, read_description
 
 from .linear_scale import describe, measure
-from .outcome import Outcome, Rates
-from .trained_model import Images, TrainedModel
+from .outcome import Outcome
+from .trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
-EXPORTS = (".onnx", ".xml")
-COMPANIONS = {".onnx": ".onnx.data", ".xml": ".bin"}
-
-Save = Callable[[Path], list[Path]]
 
 
 def calibrate(
@@ -64,15 +56,14 @@ def calibrate(
     rates = Rates(false_alarm_rate, pixel_false_alarm_rate)
     _refuse_other_models(model)
     target = output or model.with_name(f"{model.stem}_calibrated{model.suffix}")
-    _refuse_other_targets(model, target, overwrite)
-    files = _readable(good)
+    refuse_other_targets(model, target, overwrite)
+    files = readable_images(good)
     try:
-        outcome, save = (_calibrate_export if model.suffix in EXPORTS else _calibrate_trained)(model, files, rates)
+        outcome, save = (_calibrate_export if model.suffix in COMPANIONS else _calibrate_trained)(model, files, rates)
     except ValueError as error:
         msg = str(error) if str(model) in str(error) else f"{model} cannot be calibrated: {error}"
         raise ValueError(msg) from error
-    prepare_folder(target.parent)
-    _write(save, target)
+    write_model(save, target)
     _tell(outcome, len(files), rates, target)
 
 
@@ -81,40 +72,6 @@ def _refuse_other_models(model: Path) -> None:
     if model.suffix == ".pt":
         msg = f"{model} is a pickle, whose code is fixed: calibrate its checkpoint, and export that again."
         raise ValueError(msg)
-
-
-def _refuse_other_targets(model: Path, target: Path, overwrite: bool) -> None:
-    files = _files(target)
-    if target.suffix != model.suffix:
-        msg = f"{target} has another ending than {model}, whose form it keeps: give a name that ends in {model.suffix}."
-    elif {it.resolve() for it in files} & {it.resolve() for it in _files(model)}:
-        msg = f"{target} would take the place of {model}, which is kept: give another --output."
-    elif not overwrite and (there := [it for it in files if it.exists()]):
-        msg = f"{there[0]} is there already: give another --output, or --overwrite to replace it."
-    else:
-        return
-    raise ValueError(msg)
-
-
-def _files(model: Path) -> list[Path]:
-    """Files that a model may have."""
-    if model.suffix not in EXPORTS:
-        return [model]
-    return [model, model.with_suffix(COMPANIONS[model.suffix]), model.with_suffix(".json")]
-
-
-def _readable(good: Path) -> list[Path]:
-    files, _ = find_images(good)
-    with ThreadPoolExecutor() as pool:
-        faults = dict(zip(files, pool.map(reading_fault, files), strict=True))
-    for path, fault in faults.items():
-        if fault:
-            logger.warning("%s is left out: %s", path, fault)
-    readable = [path for path in files if not faults[path]]
-    if not readable:
-        msg = f"None of the {len(files)} images in {good} can be read, the first for this reason: {faults[files[0]]}."
-        raise ValueError(msg)
-    return readable
 
 
 def _calibrate_trained(path: Path, files: list[Path], rates: Rates) -> tuple[Outcome, Save]:
@@ -168,14 +125,6 @@ def _description(path: Path) -> dict[str, Any]:
         msg += "trained model again."
         raise ValueError(msg)
     return description
-
-
-def _write(save: Save, target: Path) -> None:
-    """Write files beside their places, and put all of them there, the model itself last but its description."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".calibrate") as folder:
-        written = save(Path(folder) / target.name)
-        for file in sorted(written, key=lambda it: (it.suffix == ".json", it.name == target.name)):
-            shutil.move(file, target.with_name(file.name))
 
 
 def _tell(outcome: Outcome, given: int, rates: Rates, target: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomalib_daad.training.conformal_threshold import (
+    Rates,
     grid,
     headroom,
     pixel_threshold,
@@ -20,7 +21,7 @@ from anomalib_daad.training.conformal_threshold import (
     threshold,
 )
 
-from .outcome import Outcome, Rates
+from .outcome import Outcome
 
 SCORE, MAP = "pred_score", "anomaly_map"  # what is scaled
 VERDICTS = {SCORE: "pred_label", MAP: "pred_mask"}

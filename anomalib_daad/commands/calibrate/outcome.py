@@ -5,18 +5,6 @@
 from typing import NamedTuple
 
 
-class Rates(NamedTuple):
-    """What may be rejected.
-
-    Attributes:
-        images (float): Share of good images, in (0, 1).
-        pixels (float): Share of good images' pixels, in (0, 1).
-    """
-
-    images: float
-    pixels: float
-
-
 class Outcome(NamedTuple):
     """What a calibration found.
 
