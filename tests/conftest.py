@@ -13,6 +13,7 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from PIL import Image
 
 from anomalib_daad import Daad, DaadRestoration
 
@@ -137,6 +138,34 @@ def raw_scores(model, datamodule, split: str) -> tuple[torch.Tensor, torch.Tenso
         labels.append(int(item.gt_label))
     has_alignment = alignment[0] is not None
     return torch.cat(reconstruction), torch.cat(alignment) if has_alignment else None, labels
+
+
+def draw(folder: Path, count: int, light: float = 1.0, seed: int = 1) -> Path:
+    """Good parts under another light, one file each."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = draw_part(rng, defective=False)[0] * light
+        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def train(model, root: Path, folder: Path):
+    """Train a model for an epoch on the small data set, and write its checkpoint, ``model.ckpt``."""
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=1, enable_progress_bar=False)
+    engine.fit(model, datamodule=MVTecAD(root=root, category="part", train_batch_size=4, num_workers=0))
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def restoration(data_root, tmp_path_factory) -> Path:
+    """Checkpoint of a DaadRestoration."""
+    folder = tmp_path_factory.mktemp("restoration")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(make_restoration(), data_root, folder)
+    return folder / "model.ckpt"
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

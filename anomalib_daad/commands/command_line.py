@@ -20,8 +20,10 @@ from anomalib_daad.commands.inspect.inspect_checkpoint import inspect
 from anomalib_daad.commands.judge.judge_images import judge
 from anomalib_daad.commands.reproduce.command import reproduce
 from anomalib_daad.commands.speed.benchmark import speed
+from anomalib_daad.commands.update.update_model import update
 
 POSITIONAL: dict[str, dict[str, Any]] = {
+    "checkpoint": {"type": Path, "metavar": "CHECKPOINT", "help": "Checkpoint or safetensors file."},
     "checkpoints": {
         "nargs": "+",
         "type": Path,
@@ -33,6 +35,9 @@ POSITIONAL: dict[str, dict[str, Any]] = {
     "table": {"metavar": "TABLE", "help": "table2, table3, table4 or table5."},
     "images": {"type": Path, "metavar": "IMAGES", "help": "Image, or a folder with all its subfolders."},
 }
+
+
+SHORT = {"calibrate", "update"}  # commands that keep nothing of what they have done, until they are done
 
 
 class CommandParser(ArgumentParser):
@@ -97,6 +102,7 @@ def main() -> None:
     commands: dict[str, Any] = {
         "judge": judge,
         "calibrate": calibrate,
+        "update": update,
         "compare": compare,
         "configuration": config,
         "inspect": inspect,
@@ -119,7 +125,9 @@ def main() -> None:
             parser_class=CommandParser,
         )
     except KeyboardInterrupt:
-        sys.stderr.write("anomalib-daad: interrupted; the same command goes on\n")
+        sys.stderr.write(
+            f"anomalib-daad: interrupted; the same command {'starts anew' if name in SHORT else 'goes on'}\n"
+        )
         sys.exit(130)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"anomalib-daad: error: {error}\n")

@@ -130,6 +130,17 @@ class FalseAlarmPostProcessor(PostProcessor):
             found = conformal_threshold.pixel_threshold(values.float().cpu().numpy(), self.pixel_false_alarm_rate)
             self._pixel_threshold.fill_(float(found))
 
+    @torch.no_grad()
+    def raise_to(self, image_threshold: float, pixel_threshold: float) -> None:
+        """Raise thresholds that are lower, which keeps all the more what they promise.
+
+        Args:
+            image_threshold (float): Threshold of images at least; NaN for any.
+            pixel_threshold (float): The same of pixels.
+        """
+        for own, least in ((self._image_threshold, image_threshold), (self._pixel_threshold, pixel_threshold)):
+            own.copy_(torch.fmax(own, torch.full_like(own, least)))
+
     def on_validation_batch_end(  # type: ignore[override]  # as anomalib's
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
     ) -> None:

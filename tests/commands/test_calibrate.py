@@ -16,9 +16,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import MVTecAD
-from anomalib.engine import Engine
-from conftest import draw_part, make_model, make_restoration
+from conftest import draw, make_model, train
 from PIL import Image
 
 from anomalib_daad import load_safetensors, save_safetensors
@@ -32,13 +30,6 @@ from anomalib_daad.training.export_description import checksum
 FOLDER = Path(calibrate_model.__file__).parent
 EXPORT_CODE = ("outcome", "linear_scale", "onnx_export", "openvino_export")
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-
-
-def train(model, root: Path, folder: Path):
-    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=1, enable_progress_bar=False)
-    engine.fit(model, datamodule=MVTecAD(root=root, category="part", train_batch_size=4, num_workers=0))
-    engine.trainer.save_checkpoint(folder / "model.ckpt")
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +57,6 @@ def trained(data_root, tmp_path_factory) -> dict[str, Path]:
         about = {**described, "sha256": {f"{name}.onnx": checksum(files[name])}}
         (folder / f"{name}.json").write_text(json.dumps(about))
     return files
-
-
-@pytest.fixture(scope="module")
-def restoration(data_root, tmp_path_factory) -> Path:
-    """Checkpoint of a DaadRestoration."""
-    folder = tmp_path_factory.mktemp("restoration")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        train(make_restoration(), data_root, folder)
-    return folder / "model.ckpt"
-
-
-def draw(folder: Path, count: int, light: float = 1.0, seed: int = 1) -> Path:
-    """Good parts under another light."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for index in range(count):
-        pixels = draw_part(rng, defective=False)[0] * light
-        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from anomalib_daad.training.run_checks import refuse_untrained
 
 from .trained_model import load_trained
 
-Follow = Callable[[Iterable[Path], str], Iterable[Path]]
+Follow = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class Images(NamedTuple):
@@ -145,18 +145,21 @@ class OpenedModel:
         pre_processor: Any = self.model.pre_processor
         return pre_processor(pixels[None].to(self.model.device))
 
-    def take_thresholds(self, judged: Judged, rates: Rates) -> None:
+    def take_thresholds(self, judged: Judged, rates: Rates, never_lower: bool = False) -> None:
         """Take thresholds and the ranges of what is shown from good images.
 
         Args:
             judged (Judged): What the network says of them.
             rates (Rates): What may be rejected.
+            never_lower (bool): Keep a threshold that is higher. Defaults to ``False``.
         """
         old: Any = self.model.post_processor
         post_processor = FalseAlarmPostProcessor(
             rates.images, rates.pixels, enable_normalization=getattr(old, "enable_normalization", True)
         ).to(self.model.device)
         post_processor.learn(judged.scores, judged.pixels)
+        if never_lower and self.threshold is not None:
+            post_processor.raise_to(float(old.image_threshold), float(old.pixel_threshold))
         lows = {"image": judged.scores.min(), "pixel": judged.ends[:, 0].min()}
         for kind, low in lows.items():
             width = torch.tensor(0.0)

@@ -127,10 +127,21 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         Returns:
             Any: Optimizer and schedule, a list of each.
         """
+        optimizer = self.make_optimizer(self.learning_rate)
+        return [optimizer], [LambdaLR(optimizer, schedule(self.trainer))]
+
+    def make_optimizer(self, learning_rate: float) -> Muon:
+        """Make an optimizer of both networks.
+
+        Args:
+            learning_rate (float): Adam's learning rate, which Muon's is a multiple of.
+
+        Returns:
+            Muon: Optimizer.
+        """
         networks = nn.ModuleList([self.model.autoencoder, self.model.comparison])
         transposed = [layer.weight for layer in networks.modules() if isinstance(layer, nn.ConvTranspose2d)]
-        optimizer = Muon(networks.parameters(), lr=self.learning_rate, transposed=transposed)
-        return [optimizer], [LambdaLR(optimizer, schedule(self.trainer))]
+        return Muon(networks.parameters(), lr=learning_rate, transposed=transposed)
 
     def losses(self, images: torch.Tensor) -> TrainingLosses:
         """Compute the loss: of restorations at equal contrast (eq. 4), and of the comparison.

@@ -41,6 +41,18 @@ class Usual(NamedTuple):
     deviation: torch.Tensor
 
 
+class Statistics(NamedTuple):
+    """What was learnt of each pixel of maps.
+
+    Attributes:
+        mean (torch.Tensor): Shape ``(1, K, H, W)``.
+        variance (torch.Tensor): Same shape.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
 class MapStandardization(nn.Module):
     """Subtract the mean that good images have at each pixel and divide by their deviation there.
 
@@ -102,6 +114,30 @@ class MapStandardization(nn.Module):
         self.running_mean.copy_(maps.mean(dim=0, keepdim=True))
         self.running_var.copy_(maps.var(dim=0, keepdim=True))
         self.count.fill_(len(maps))
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was learnt so far, a copy."""
+        return Statistics(self.running_mean.clone(), self.running_var.clone())
+
+    def remember(self, statistics: Statistics) -> None:
+        """Standardise by statistics that were learnt before.
+
+        Args:
+            statistics (Statistics): A copy of them.
+        """
+        self.running_mean.copy_(statistics.mean)
+        self.running_var.copy_(statistics.variance)
+
+    def mix_in(self, other: Statistics) -> None:
+        """Take mean and variance of the images learnt from and of others, as if there were as many of these.
+
+        Args:
+            other (Statistics): Statistics of the others.
+        """
+        distance = other.mean - self.running_mean
+        self.running_mean.lerp_(other.mean, 0.5)
+        self.running_var.lerp_(other.variance, 0.5).add_(distance.square() / 4)
 
     def _learn(self, maps: torch.Tensor) -> None:
         self.count += len(maps)

@@ -266,15 +266,34 @@ class RestorationModel(AnomalyNetwork):
         Each image's scores, for the ranges, are standardised by the maps of others: its own would make them smaller.
         Where parts lie is not learnt anew: the networks know them where they were trained, and register at equal light.
         """
-        standardization: Any = self.standardization
-        apart, fold = self.tiling.take_apart, torch.arange(len(observed), device=observed.device) % FOLDS
+        fold = torch.arange(len(observed), device=observed.device) % FOLDS
         found = []
         for number in fold.unique():
-            standardization.learn_anew(apart(observed[fold != number]))
-            maps = self.tiling.lay_out(standardization(apart(observed[fold == number])))
-            found.append(Maps(*self.tiling.join(maps).split(1, dim=1)).scores())
+            self.learn_usual(observed[fold != number])
+            found.append(self.score_observed(observed[fold == number]))
         self.score.calibrate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        standardization.learn_anew(apart(observed))
+        self.learn_usual(observed)
+
+    def learn_usual(self, observed: torch.Tensor) -> None:
+        """Forget what maps are standardised by, and learn it from what :meth:`observe` told of good images.
+
+        Args:
+            observed (torch.Tensor): Of all images at once, two at least.
+        """
+        standardization: Any = self.standardization
+        standardization.learn_anew(self.tiling.take_apart(observed))
+
+    def score_observed(self, observed: torch.Tensor) -> Scores:
+        """Score images by what :meth:`observe` told of them.
+
+        Args:
+            observed (torch.Tensor): Of n images.
+
+        Returns:
+            Scores: Of each, not scaled, shape ``(n,)``.
+        """
+        maps = self.tiling.lay_out(self.standardization(self.tiling.take_apart(observed)))
+        return Maps(*self.tiling.join(maps).split(1, dim=1)).scores()
 
     def _compare(self, placed: Placed) -> torch.Tensor:
         return self.comparison(placed.images, placed.restorations)
