@@ -39,6 +39,7 @@ from anomalib_daad.commands.update.update_model import update
 from anomalib_daad.training.conformal_threshold import Rates
 
 LIGHTS = ("as trained", "from one side, 2/3 to 4/3")
+UPDATES = ("updated", "updated with old images")
 NEW, OLD = 20, 40  # good images that an update is given
 RATES = (0.01, 0.05, 0.1)
 SPLITS = 20
@@ -102,7 +103,9 @@ def judge(checkpoint: Path, good: Path, defective: Path) -> Row:
     }
 
 
-def compare_updates(category: str, checkpoint: Path, root: Path, source: str, rate: float) -> list[Row]:
+def compare_updates(
+    category: str, checkpoint: Path, root: Path, source: str, rate: float, kinds: Sequence[str] = UPDATES
+) -> list[Row]:
     """Judge a model before and after updates, without and with old images."""
     parts = {it: sorted((root / category / it / "good").iterdir()) for it in ("train", "test")}
     defective = sorted(it for it in (root / category / "test").glob("*/*") if it.parent.name != "good")
@@ -110,16 +113,19 @@ def compare_updates(category: str, checkpoint: Path, root: Path, source: str, ra
     chance = np.random.default_rng(0)
     order = [parts["train"][index] for index in chance.permutation(len(parts["train"]))]
     new = order[:NEW] if source == "train" else others[::2][:NEW]
-    held_out = {LIGHTS[0]: others, LIGHTS[1]: [it for it in parts["test"] if it not in new]}
+    held_out = {
+        LIGHTS[0]: [it for it in others if it not in new],
+        LIGHTS[1]: [it for it in parts["test"] if it not in new],
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         opened = OpenedModel(checkpoint)
         opened.take_thresholds(opened.judge(deciding, Images([], read_pixels)), Rates(rate, 0.001))
-        models = {it: folder / f"{it}.ckpt" for it in ("before", "updated", "updated with old images")}
+        models = {it: folder / f"{it}.ckpt" for it in ("before", *kinds)}
         opened.save(models["before"])
         images, old = relit(new, LIGHTS[1], folder / "new"), relit(order[NEW : NEW + OLD], LIGHTS[0], folder / "old")
-        update(models["before"], images, false_alarm_rate=rate, output=models["updated"])
-        update(models["before"], images, old, rate, output=models["updated with old images"])
+        for kind in kinds:
+            update(models["before"], images, old if kind == UPDATES[1] else None, rate, output=models[kind])
         rows: list[Row] = []
         for number, (light, good) in enumerate(held_out.items()):
             sets = [relit(it, light, folder / f"{number}{kind}") for it, kind in ((good, "good"), (defective, "bad"))]
@@ -135,6 +141,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--update", choices=["train", "test"], help="where the images under another light are from")
+    parser.add_argument("--kinds", nargs="+", choices=UPDATES, default=UPDATES, help="of updates")
     parser.add_argument("--rate", type=float, default=0.01, help="of updates")
     arguments = parser.parse_args()
     rows: list[Row] = read_table(arguments.output) if arguments.update and arguments.output.exists() else []
@@ -143,7 +150,9 @@ def main() -> None:
         about: Row = {"commit": describe_commit(), "machine": describe_machine("cpu")}
         if arguments.update:
             about["command"] = shlex.join(["python", *(Path(it).name if os.sep in it else it for it in sys.argv)])
-            found = compare_updates(category, Path(path), arguments.root, arguments.update, arguments.rate)
+            found = compare_updates(
+                category, Path(path), arguments.root, arguments.update, arguments.rate, arguments.kinds
+            )
             rows += [row | about for row in found]
         else:
             datamodule = MVTecAD(arguments.root, category, eval_batch_size=16, num_workers=0)
