@@ -23,7 +23,7 @@ from .torch_model import RestorationModel
 
 STEPS = DaadRestoration.default_steps // 30  # three times as many gained nothing
 RATE = 0.1  # of the learning rate of training
-RATE_ALONE = 0.01  # the same without old images: at 0.1 old bottles were all rejected, at 0.02 they rank less well
+RATE_ALONE = 0.01  # the same without old images: at 0.1 all old good bottles were rejected
 LEAST = 0.5  # of the deviation of old scores that is left: less is not believed
 BATCH = 8  # images, half of them old ones where there are some
 
