@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A short further training on good images of a new kind: another light, a moved part, a new batch of material."""
+"""A short further training on good images of a new kind: another light, a new batch of material."""
 
 import logging
 from pathlib import Path
@@ -32,7 +32,7 @@ def update(
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Add a new kind of good images to a trained DaadRestoration: another light, a moved part, a new material.
+    """Add a new kind of good images to a trained DaadRestoration: another light, a new batch of material.
 
     Every second image is trained on for a short while; the others decide on the threshold, which is never lowered. Give
     good images of the old kind with --old wherever there are some: half of each batch is then of them. The model is
