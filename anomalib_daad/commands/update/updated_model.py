@@ -173,7 +173,7 @@ class UpdatedModel(OpenedModel):
             train_further(self.model, batches, RATE if old.learnt else RATE_ALONE)
         maps = observe(new)
         if old.learnt:
-            network.standardization.learn_anew(observe(old.learnt))
+            network.learn_usual(observe(old.learnt))
             known = network.standardization.statistics
             maps_of_old = observe(old.unseen)
         else:

@@ -2,6 +2,8 @@
 
 """Large images in tiles: what is cut and joined, seams, memory, exports, and what is learnt from good images."""
 
+import copy
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -16,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 from anomalib_daad import load_safetensors, save_safetensors
 from anomalib_daad.commands.inspect.observation import scale_of
 from anomalib_daad.models.daad_restoration import DaadRestoration, RestorationModel, tiles
+from anomalib_daad.models.daad_restoration.further_training import as_if_old, standardize_by_both
 from anomalib_daad.models.daad_restoration.tiles import Tiling, random_crops
 
 UNIT = 32  # pixels, at a downscale of two
@@ -224,6 +227,17 @@ def test_statistics_are_those_of_all_tiles_and_ranges_those_of_whole_images(trai
 
 
 @torch.no_grad()
+def test_new_images_that_are_as_the_old_ones_look_as_they_are(trained) -> None:
+    network = copy.deepcopy(trained.model)
+    observed = network.observe(sheets(3, (224, 224), 5))
+    network.learn_usual(observed)
+    torch.testing.assert_close(as_if_old(network, observed, network.standardization.statistics), observed)
+    standardize_by_both(network, observed, network.standardization.statistics)
+    before = network.score_observed(observed)
+    network.learn_usual(observed)
+    torch.testing.assert_close(network.score_observed(observed), before)
+
+
 def test_explanations_are_of_the_whole_image(trained) -> None:
     images = sheets(2, (224, 224), 6000)
     explanation = trained.model.explain(images)
