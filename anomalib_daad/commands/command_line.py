@@ -63,9 +63,9 @@ class CommandParser(ArgumentParser):
 
 
 def plain_options(arguments: list[str], command: Callable) -> list[str]:
-    """Let options be written ``--seeds 0 1``, ``--image-size 128`` and ``--no-pretrained``.
+    """Let options be written ``--seeds 0 1``, ``--image-size 128``, ``--overwrite`` and ``--no-pretrained``.
 
-    jsonargparse's own forms are ``--seeds "[0, 1]"``, ``--image_size 128`` and ``--pretrained false``.
+    jsonargparse's own forms are ``--seeds "[0, 1]"``, ``--image_size 128``, ``--overwrite true``, ``--pretrained false``.
 
     Args:
         arguments (list[str]): What stands after the command's name.
@@ -76,6 +76,7 @@ def plain_options(arguments: list[str], command: Callable) -> list[str]:
     """
     parameters = signature(command).parameters
     lists = {f"--{name}": str(it.annotation) for name, it in parameters.items() if "list[" in str(it.annotation)}
+    switches = {f"--{name}" for name, it in parameters.items() if it.annotation is bool}
     plain: list[str] = []
     rest = list(arguments)
     while rest:
@@ -86,6 +87,8 @@ def plain_options(arguments: list[str], command: Callable) -> list[str]:
             switch = option.removeprefix("--no_")
             is_off = switch != option and switch in parameters
             word = f"--{switch}=false" if is_off else f"{option}{equals}{value}"
+        if word in switches and rest[:1] not in (["true"], ["false"]):
+            word = f"{word}=true"
         plain.append(word)
         if plain[-1] not in lists:
             continue

@@ -16,7 +16,7 @@ from conftest import draw, make_model, make_restoration, train
 from PIL import Image
 
 from anomalib_daad import save_safetensors
-from anomalib_daad.commands.command_line import main
+from anomalib_daad.commands.command_line import CommandParser, main, plain_options
 from anomalib_daad.commands.shared.trained_model import load_model, load_trained
 from anomalib_daad.commands.update import update_model, updated_model
 from anomalib_daad.commands.update.update_model import update
@@ -312,3 +312,16 @@ def test_help_tells_of_every_argument(monkeypatch, capsys) -> None:
     for word in ("CHECKPOINT", "--good", "--old", "--false_alarm_rate", "--seed", "--output", "--overwrite"):
         assert word in said
     assert update_model.update.__doc__.splitlines()[0].split(":")[0] in " ".join(said.split())
+
+
+@pytest.mark.parametrize(("given", "is_on"), [([], True), (["true"], True), (["false"], False)])
+def test_a_switch_needs_no_value(given, is_on) -> None:
+    parser = CommandParser()
+    parser.add_function_arguments(update)
+    for words in (
+        ["--overwrite", *given, "--good", "new", "a.ckpt"],
+        ["a.ckpt", "--good", "new", "--overwrite", *given],
+    ):
+        parsed = parser.parse_args(plain_options(words, update))
+        assert parsed.overwrite is is_on
+        assert parsed.checkpoint == Path("a.ckpt")
