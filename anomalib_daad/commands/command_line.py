@@ -65,7 +65,8 @@ class CommandParser(ArgumentParser):
 def plain_options(arguments: list[str], command: Callable) -> list[str]:
     """Let options be written ``--seeds 0 1``, ``--image-size 128``, ``--overwrite`` and ``--no-pretrained``.
 
-    jsonargparse's own forms are ``--seeds "[0, 1]"``, ``--image_size 128``, ``--overwrite true``, ``--pretrained false``.
+    jsonargparse's own forms are ``--seeds "[0, 1]"``, ``--image_size 128``, ``--overwrite true`` and
+    ``--pretrained false``.
 
     Args:
         arguments (list[str]): What stands after the command's name.

@@ -16,9 +16,14 @@ Example:
     (torch.Size([2, 2, 64, 64]), torch.Size([2, 1, 64, 64]))
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
+
+from anomalib_daad.components.fused_score import Scores
+from anomalib_daad.components.gaussian_blur import maximum
 
 from .detail import COLOURS
 from .light import light
@@ -26,6 +31,30 @@ from .light import light
 CONSTANT = 0.0026  # of the GMSD paper, for grey values in [0, 1]
 SCALES = 4
 DETAIL_CONTRAST = 0.4  # at which detail is compared: its own differs from product to product
+
+
+class Maps(NamedTuple):
+    """How images and their restorations differ, standardised: 0 is what good images have there, 1 their deviation.
+
+    Attributes:
+        structure (torch.Tensor): Structure of grey values, shape ``(B, 1, h, w)``.
+        detail (torch.Tensor): Structure of detail, same shape.
+        comparison (torch.Tensor): What the learned comparison says, same shape.
+        error (torch.Tensor): Error relative to contrast, same shape.
+    """
+
+    structure: torch.Tensor
+    detail: torch.Tensor
+    comparison: torch.Tensor
+    error: torch.Tensor
+
+    def scores(self) -> Scores:
+        """Score each image by the strongest points of its maps.
+
+        Returns:
+            Scores: R(x), the mean over structure, detail and error, and in L(x)'s place that of the comparison.
+        """
+        return Scores(maximum(torch.cat([self.structure, self.detail, self.error], dim=1)), maximum(self.comparison))
 
 
 class StructureMaps(nn.Module):

@@ -40,12 +40,13 @@ from anomalib_daad.training.randomness import seeded
 from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, evaluating
 
 from .corruption import corrupt, relight
+from .difference_maps import Maps
 from .light import light
 from .movement import random_shifts
 from .muon import Muon
 from .schedule import schedule
 from .tiles import AT_ONCE, random_crops
-from .torch_model import Maps, RestorationModel, Restored
+from .torch_model import RestorationModel, Restored
 
 LAMBDA_REC = 50.0
 MOST_FOR_TEMPLATE = 2**27  # bytes of images, of all processes: 2048 of 64 px, 128 of 256 px

@@ -18,14 +18,14 @@ from torch import nn
 
 from anomalib_daad.components.autoencoder import MemoryAutoencoder, memory_of
 from anomalib_daad.components.fused_score import Scores
-from anomalib_daad.components.gaussian_blur import GaussianBlur, maximum
+from anomalib_daad.components.gaussian_blur import GaussianBlur
 from anomalib_daad.components.image_size import count_scales, refuse_image_size
 from anomalib_daad.components.network import AnomalyNetwork, Explanation, Judgement, Wording
 from anomalib_daad.components.precision import full_precision
 
 from .comparison import Comparison
 from .detail import COLOURS, Detail
-from .difference_maps import StructureMaps, relative_error
+from .difference_maps import Maps, StructureMaps, relative_error
 from .light import Light, light
 from .map_standardization import MapStandardization, SettledStandardization
 from .movement import move, turn
@@ -56,30 +56,6 @@ class Restored(NamedTuple):
     restorations: torch.Tensor
     light: Light
     defects: torch.Tensor
-
-
-class Maps(NamedTuple):
-    """How images and their restorations differ, standardised: 0 is what good images have there, 1 their deviation.
-
-    Attributes:
-        structure (torch.Tensor): Structure of grey values, shape ``(B, 1, h, w)``.
-        detail (torch.Tensor): Structure of detail, same shape.
-        comparison (torch.Tensor): What the learned comparison says, same shape.
-        error (torch.Tensor): Error relative to contrast, same shape.
-    """
-
-    structure: torch.Tensor
-    detail: torch.Tensor
-    comparison: torch.Tensor
-    error: torch.Tensor
-
-    def scores(self) -> Scores:
-        """Score each image by the strongest points of its maps.
-
-        Returns:
-            Scores: R(x), the mean over structure, detail and error, and in L(x)'s place that of the comparison.
-        """
-        return Scores(maximum(torch.cat([self.structure, self.detail, self.error], dim=1)), maximum(self.comparison))
 
 
 class RestorationModel(AnomalyNetwork):
