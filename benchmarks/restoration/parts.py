@@ -27,7 +27,8 @@ from anomalib_daad.commands.shared.output_folder import Row, write_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.components.gaussian_blur import maximum
 from anomalib_daad.models.daad_restoration.detail import COLOURS
-from anomalib_daad.models.daad_restoration.torch_model import ERROR_WEIGHT, Maps
+from anomalib_daad.models.daad_restoration.difference_maps import Maps
+from anomalib_daad.models.daad_restoration.torch_model import ERROR_WEIGHT
 
 DEFECTS = 10  # in a picture
 
