@@ -15,7 +15,8 @@ Changes of the design are judged by this protocol, at most twelve of them:
 - The questions, in this order: (1) the comparison sees images twice as fine as the restoration does; (2) four times;
   (3) L is the mean of the comparison's strongest 0.5%; (4) L is its mean probability; (5) one of these is a third part
   of the score; (6) the comparison has twice the channels; (7) more fine lines and specks among the corruptions;
-  (8) maps are standardised by good images that the networks were not trained on.
+  (8) maps are standardised by good images that the networks were not trained on; (9) images are corrupted before they
+  are made smaller, so that lines a pixel wide are among the corruptions, and leave detail.
 
 Example:
     python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
