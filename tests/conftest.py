@@ -6,13 +6,16 @@ import copy
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
+from anomalib.deploy import ExportType
 from anomalib.engine import Engine
+from filelock import FileLock
 from PIL import Image
 
 from anomalib_daad import Daad, DaadRestoration
@@ -150,9 +153,9 @@ def draw(folder: Path, count: int, light: float = 1.0, seed: int = 1) -> Path:
     return folder
 
 
-def train(model, root: Path, folder: Path):
-    """Train a model for an epoch on the small data set, and write its checkpoint, ``model.ckpt``."""
-    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=1, enable_progress_bar=False)
+def train(model, root: Path, folder: Path, epochs: int = 1):
+    """Train a model on the small data set, and write its checkpoint, ``model.ckpt``."""
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=epochs, enable_progress_bar=False)
     engine.fit(model, datamodule=MVTecAD(root=root, category="part", train_batch_size=4, num_workers=0))
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     return model.eval()
@@ -166,6 +169,38 @@ def restoration(data_root, tmp_path_factory) -> Path:
         patch.chdir(folder)
         train(make_restoration(), data_root, folder)
     return folder / "model.ckpt"
+
+
+@pytest.fixture(scope="session")
+def daad(data_root, tmp_path_factory) -> SimpleNamespace:
+    """Checkpoint of a Daad and its exports to ONNX and OpenVINO, for tests that change none of them.
+
+    An export takes seconds: all processes share one.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "daad"
+    with FileLock(shared / "daad.lock"):
+        if not folder.exists():
+            _export_daad(data_root, folder)
+    exports = folder / "weights"
+    return SimpleNamespace(
+        checkpoint=folder / "model.ckpt",
+        onnx=exports / "onnx" / "model.onnx",
+        openvino=exports / "openvino" / "model.xml",
+    )
+
+
+def _export_daad(data_root: Path, folder: Path) -> None:
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        model = train(make_model(), data_root, folder, epochs=3)
+        engine = Engine(accelerator="cpu", devices=1)
+        onnx = engine.export(model, ExportType.ONNX, export_root=folder)
+        patch.setattr(model, "to_onnx", lambda *_, **__: onnx)  # OpenVINO's export begins with ONNX's
+        engine.export(model, ExportType.OPENVINO, export_root=folder)
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

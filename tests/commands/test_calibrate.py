@@ -16,7 +16,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import draw, make_model, train
+from conftest import draw
 from PIL import Image
 
 from anomalib_daad import load_safetensors, save_safetensors
@@ -33,18 +33,11 @@ OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 
 
 @pytest.fixture(scope="module")
-def trained(data_root, tmp_path_factory) -> dict[str, Path]:
+def trained(daad, tmp_path_factory) -> dict[str, Path]:
     """A Daad and its exports, one with weights in a file of their own, one without scaled scores."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        model = train(make_model(), data_root, folder)
-        files = {"checkpoint": folder / "model.ckpt"}
-        files["safetensors"] = save_safetensors(model, folder / "model.safetensors")
-        files["onnx"] = Path(model.to_onnx(folder / "onnx"))
-        # OpenVINO's export begins with ONNX's, which takes seconds.
-        patch.setattr(model, "to_onnx", lambda *_, **__: files["onnx"])
-        files["openvino"] = Path(model.to_openvino(folder / "openvino"))
+    files = vars(daad).copy()
+    files["safetensors"] = save_safetensors(load_model(daad.checkpoint), folder / "model.safetensors")
     described = json.loads(files["onnx"].with_suffix(".json").read_text())
     graph = onnx.load(files["onnx"])
     onnx.save_model(graph, folder / "split.onnx", save_as_external_data=True, location="split.onnx.data")

@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from conftest import as_if_trained, make_model
+from conftest import make_model
 from PIL import Image
 
 from anomalib_daad import Daad, save_safetensors
@@ -24,31 +24,16 @@ from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.judge import judge_images
 from anomalib_daad.commands.judge.judge import TrainedJudge, open_judge
 from anomalib_daad.commands.judge.judge_images import judge
+from anomalib_daad.training.export_description import write_description
 
 ODD = '<b>&"1".png'
 
 
-def make(**arguments) -> Daad:
-    """The model whose exports take the least time."""
-    return make_model(connections="none", adversarial=False, **arguments)
-
-
 @pytest.fixture(scope="module")
-def trained(data_root, tmp_path_factory) -> dict[str, Path]:
-    """A model that was trained for two epochs, as a checkpoint and as exports."""
-    folder = tmp_path_factory.mktemp("trained")
-    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=2, enable_progress_bar=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        model = make()
-        engine.fit(model, datamodule=MVTecAD(root=data_root, category="part", train_batch_size=4, num_workers=0))
-    engine.trainer.save_checkpoint(folder / "model.ckpt")
-    files = {"checkpoint": folder / "model.ckpt", "onnx": model.to_onnx(folder / "onnx")}
-    with pytest.MonkeyPatch.context() as patch:  # an export takes seconds, and OpenVINO's begins with ONNX
-        patch.setattr(model, "to_onnx", lambda *_, **__: files["onnx"])
-        files["openvino"] = Path(model.to_openvino(folder / "openvino"))
-    files["safetensors"] = save_safetensors(model, folder / "model.safetensors")
-    return files
+def trained(daad, tmp_path_factory) -> dict[str, Path]:
+    """A trained model as a checkpoint, as bare weights and as exports."""
+    weights = tmp_path_factory.mktemp("trained") / "model.safetensors"
+    return {**vars(daad), "safetensors": save_safetensors(Daad.load_from_checkpoint(daad.checkpoint), weights)}
 
 
 @pytest.fixture
@@ -69,7 +54,7 @@ def rows(output: Path) -> dict[str, dict[str, str]]:
 
 def predicted(checkpoint: Path, parts: Path) -> dict[str, tuple[float, bool]]:
     engine = Engine(accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
-    model = make(visualizer=False)
+    model = make_model(visualizer=False)
     batches = engine.predict(model, data_path=parts, ckpt_path=checkpoint)
     return {
         Path(path).relative_to(parts).as_posix(): (float(score), bool(label))
@@ -211,7 +196,7 @@ def test_the_threshold_that_is_told_is_the_models(trained) -> None:
 
 def test_an_untrained_model_judges_nothing() -> None:
     with pytest.raises(ValueError, match="never trained"):
-        TrainedJudge(make().eval())
+        TrainedJudge(make_model().eval())
 
 
 def test_a_wrong_path_costs_nothing(trained, parts, tmp_path) -> None:
@@ -236,9 +221,13 @@ def test_any_name_is_judged(trained, parts, tmp_path, capsys) -> None:
     assert "a[red].png" in capsys.readouterr().out
 
 
-def test_an_export_of_a_fixed_size_names_images_that_do_not_fit(parts, tmp_path) -> None:
-    model = as_if_trained(make())
-    path = model.to_onnx(tmp_path / "fixed", input_size=(48, 40))
+def test_an_export_of_a_fixed_size_names_images_that_do_not_fit(trained, parts, tmp_path) -> None:
+    path = Path(shutil.copytree(trained["onnx"].parent, tmp_path / "fixed")) / trained["onnx"].name
+    graph = onnx.load(path)
+    for side, length in zip(graph.graph.input[0].type.tensor_type.shape.dim[2:], (48, 40), strict=True):
+        side.dim_value = length
+    onnx.save_model(graph, path)
+    write_description(Daad.load_from_checkpoint(trained["checkpoint"]), [path], (48, 40))
     Image.new("RGB", (30, 30)).save(parts / "other.png")
     judge(path, parts, tmp_path / "out")
     found = rows(tmp_path / "out")
