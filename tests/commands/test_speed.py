@@ -83,12 +83,17 @@ def test_restoration_is_timed_in_all_ways_of_finding_parts() -> None:
     assert searched.placement.is_known
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino-f32", "openvino", "openvino-int8"])
-def test_runtimes_compute_the_same(runtime) -> None:
-    pytest.importorskip("nncf")
+@pytest.fixture(scope="module")
+def converted() -> tuple[DaadModel, torch.Tensor]:
+    """A model and images; what is converted once serves all of OpenVINO's runtimes."""
     torch.manual_seed(0)
-    model = DaadModel(**SMALL).eval()
-    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    return DaadModel(**SMALL).eval(), torch.rand(2, 3, 32, 32) * 2 - 1
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino-f32", "openvino", "openvino-int8"])
+def test_runtimes_compute_the_same(runtime, converted) -> None:
+    pytest.importorskip("nncf")
+    model, images = converted
     expected = model(images)
     result = runtimes.load(runtime, model, images)()
     score, anomaly_map = result if runtime == "onnx" else result.values()

@@ -2,6 +2,7 @@
 
 """Exports and inferencers give the scores of Engine.predict."""
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -42,28 +43,30 @@ def made() -> dict:
 
 
 @pytest.fixture(scope="module", params=[make_model, make_restoration], ids=["daad_plus", "restoration"])
-def trained(request, made, data_root, tmp_path_factory):
+def trained(request, made, daad, data_root, tmp_path_factory):
     """Engine, trained model and datamodule; the images (48x40) are not of the model's size (32x32 or 64x64)."""
     if request.param not in made:
-        made[request.param] = train(request.param(), data_root, tmp_path_factory.mktemp("results"))
+        datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
+        output = tmp_path_factory.mktemp("results")
+        engine = Engine(default_root_dir=output, accelerator="cpu", max_epochs=3, enable_progress_bar=False)
+        if request.param is make_model:
+            model = Daad.load_from_checkpoint(daad.checkpoint)
+        else:
+            model = make_restoration()
+            engine.fit(model, datamodule=datamodule)
+        made[request.param] = engine, model, datamodule
     return made[request.param]
 
 
-def train(model, data_root, output):
-    datamodule = MVTecAD(data_root, "part", train_batch_size=4, eval_batch_size=4, num_workers=0)
-    engine = Engine(default_root_dir=output, accelerator="cpu", max_epochs=3, enable_progress_bar=False)
-    engine.fit(model, datamodule=datamodule)
-    return engine, model, datamodule
-
-
 @pytest.fixture
-def onnx_path(trained, made, tmp_path_factory) -> Path:
+def onnx_path(trained, made, daad, tmp_path_factory) -> Path:
     """The model's export for images of any size."""
     engine, model, _ = trained
-    key = type(model)
-    if key not in made:
-        made[key] = engine.export(model, ExportType.ONNX, export_root=tmp_path_factory.mktemp("exported"))
-    return made[key]
+    if isinstance(model, Daad):
+        return daad.onnx
+    if "onnx" not in made:
+        made["onnx"] = engine.export(model, ExportType.ONNX, export_root=tmp_path_factory.mktemp("exported"))
+    return made["onnx"]
 
 
 def predict(engine, model, datamodule) -> dict[str, tuple[float, np.ndarray, bool]]:
@@ -150,34 +153,32 @@ def test_kernels_are_constants_and_the_export_quantises(trained, onnx_path, tmp_
         assert scores.shape == (len(expected),)
 
 
-def test_onnx_is_one_file_and_says_little(tmp_path, caplog) -> None:
+@pytest.mark.parametrize("trained", [make_model], indirect=True)
+def test_onnx_and_openvino_of_a_fixed_image_size(trained, tmp_path, caplog) -> None:
+    engine, model, _ = trained
     caplog.set_level(logging.INFO)
-    path = make_model(connections="none", adversarial=False).to_onnx(tmp_path)
+    path = engine.export(model, ExportType.ONNX, input_size=(48, 40), export_root=tmp_path)
     assert sorted(it.name for it in path.parent.iterdir()) == ["model.json", "model.onnx"]
     assert len(caplog.records) < 40
     assert logging.getLogger("onnxscript").level == logging.NOTSET
-
-
-@pytest.mark.parametrize("trained", [make_model], indirect=True)
-def test_onnx_and_openvino_of_a_fixed_image_size(trained) -> None:
-    engine, model, _ = trained
-    path = engine.export(model, ExportType.ONNX, input_size=(48, 40))
     check_onnx_and_openvino(trained, path)
     taken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["input"]
     assert (taken["height"], taken["width"]) == (48, 40)
 
 
-def test_exports_search_for_the_place_of_parts(data_root, tmp_path) -> None:
-    trained = train(make_restoration(), data_root, tmp_path)
-    network = trained[1].model
+@pytest.mark.parametrize("trained", [make_restoration], indirect=True)
+def test_exports_search_for_the_place_of_parts(trained, tmp_path) -> None:
+    engine, known, datamodule = trained
+    model = copy.deepcopy(known)
+    network = model.model
     assert network.registration.is_known  # as it is in the other exports here
     network.registration.forget()
     network.placement.growth.fill_(KNOWN)  # more than so short a training learns
-    images = torch.stack([batch.image[0] for batch in trained[2].test_dataloader()])
-    rows = network.eval().place(trained[1].pre_processor(images)).rows
+    images = torch.stack([batch.image[0] for batch in datamodule.test_dataloader()])
+    rows = network.eval().place(model.pre_processor(images)).rows
     assert rows.any()
     assert network.standardization.count > 0
-    check_onnx_and_openvino(trained, trained[0].export(trained[1], ExportType.ONNX))
+    check_onnx_and_openvino((engine, model, datamodule), engine.export(model, ExportType.ONNX, export_root=tmp_path))
 
 
 @pytest.mark.parametrize(
