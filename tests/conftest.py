@@ -3,6 +3,7 @@
 """Small data and models that the tests share."""
 
 import copy
+import gc
 import os
 import random
 from pathlib import Path
@@ -38,6 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_image_reading.py",
     ]
     items.sort(key=lambda item: last.index(item.path.name) + 1 if item.path.name in last else 0)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through what imports made, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 SMALL = {"image_size": (32, 32), "division_rates": (2, 2, 1), "num_items": 10, "base_channels": 4, "seed": 0}

@@ -69,9 +69,10 @@ def test_peers_have_the_shapes_that_training_gives_them() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(peers.MODELS) - {"PatchCore"}))
 def test_peers_score_images(name) -> None:
-    images = torch.rand(1, 3, 256, 256)
+    size = 256 if name == "EfficientAD-S" else 128  # the smallest that it takes
+    images = torch.rand(1, 3, size, size)
     with torch.no_grad():
-        assert len(peers.build(name, 256)(images).pred_score) == 1
+        assert len(peers.build(name, size)(images).pred_score) == 1
 
 
 def test_restoration_is_timed_in_all_ways_of_finding_parts() -> None:
@@ -104,7 +105,7 @@ def test_runtimes_compute_the_same(runtime, converted) -> None:
 
 def test_steps_train_the_model() -> None:
     """What is timed learns: the loss falls, in the plain version as in the fast one."""
-    images = torch.linspace(-1, 1, 128).expand(2, 3, 128, 128)
+    images = torch.linspace(-1, 1, 128).expand(1, 3, 128, 128)
     torch.manual_seed(0)
     for step in (training._daad(images, True, None), training._plain(images)):
         losses = [float(step()) for _ in range(6)]
