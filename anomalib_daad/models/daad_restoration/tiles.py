@@ -19,6 +19,7 @@ Example:
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,12 +38,12 @@ class _Axis(NamedTuple):
     """Tiles along one axis.
 
     Attributes:
-        starts (list[int]): Where each tile starts, in units, in ascending order.
+        starts (tuple[int, ...]): Where each tile starts, in units, in ascending order.
         length (int): Of the image, in units.
         tile (int): Length of a tile, in units.
     """
 
-    starts: list[int]
+    starts: tuple[int, ...]
     length: int
     tile: int
 
@@ -62,7 +63,7 @@ def _spread(length: int, tile: int) -> _Axis:
     step = tile - max(1, tile // OVERLAP)
     last = length - tile
     count = 1 if last == 0 else 1 + -(-last // step)
-    return _Axis([round(last * number / max(1, count - 1)) for number in range(count)], length, tile)
+    return _Axis(tuple(round(last * number / max(1, count - 1)) for number in range(count)), length, tile)
 
 
 class Tiling(nn.Module):
@@ -144,8 +145,7 @@ class Tiling(nn.Module):
         """
         for axis, dim in ((self.rows, 2), (self.columns, 3)):
             if len(axis.starts) > 1:
-                scale = laid_out.shape[dim] // (len(axis.starts) * axis.tile)
-                first, last, share = _fading(axis, scale)
+                first, last, share = _fading(axis, laid_out.shape[dim])
                 one, other = (laid_out.index_select(dim, _indices(it, laid_out)) for it in (first, last))
                 weights = torch.tensor(share, dtype=one.dtype, device=one.device)
                 laid_out = one + weights.view(-1, *[1] * (3 - dim)) * (other - one)
@@ -162,10 +162,8 @@ class Tiling(nn.Module):
         """
         for axis, dim in ((self.rows, 2), (self.columns, 3)):
             if len(axis.starts) > 1:
-                scale = laid_out.shape[dim] // (len(axis.starts) * axis.tile)
-                nearest = [
-                    one if share < 0.5 else other for one, other, share in zip(*_fading(axis, scale), strict=True)
-                ]
+                places = zip(*_fading(axis, laid_out.shape[dim]), strict=True)
+                nearest = [one if share < 0.5 else other for one, other, share in places]
                 laid_out = laid_out.index_select(dim, _indices(nearest, laid_out))
         return laid_out
 
@@ -174,8 +172,10 @@ def _indices(places: list[int], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(places, device=like.device)
 
 
-def _fading(axis: _Axis, scale: int) -> tuple[list[int], list[int], list[float]]:
-    """Of each pixel, with so many a unit: where its first and its last tile have it, and the share of the last."""
+@cache
+def _fading(axis: _Axis, laid_out: int) -> tuple[list[int], list[int], list[float]]:
+    """Of each pixel, of tiles of so many in all: where its first and its last tile have it, and the last's share."""
+    scale = laid_out // (len(axis.starts) * axis.tile)  # pixels of a unit
     first, last, share = [], [], []
     for place in range(axis.length * scale):
         middle = (place + 0.5) / scale
