@@ -2,6 +2,8 @@
 
 """What the networks of all detectors do alike: judge images in full precision, and explain themselves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -207,3 +209,18 @@ class AnomalyNetwork(nn.Module):
         if anomaly_map.shape[-2:] != images.shape[-2:]:
             anomaly_map = interpolate(anomaly_map, self.image_size, mode="bilinear")
         return flag_not_finite(images, self.score(*scores), anomaly_map)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and back in the mode that it was in.
+
+    Args:
+        network (nn.Module): Network.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -5,49 +5,38 @@
 What a detector adds are its losses, its optimizers and, where scores depend on more, what it learns before calibration.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import nn
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_daad.components.block_memory import BlockMemory
 from anomalib_daad.components.finite_input import refuse_not_finite, refuse_other_range
 from anomalib_daad.components.fused_score import Scores
-from anomalib_daad.data.folder_check import check_folders
+from anomalib_daad.components.network import evaluating
 from anomalib_daad.data.image_check import check_image_files
 
-from . import evaluation
 from .calibration import CalibratedScores
 from .checkpoint_content import CheckedCheckpoints
 from .checkpoint_file import write_whole_checkpoints
+from .default_components import DefaultComponents
 from .distributed import average
 from .divergence import TRIAL_STEPS, GameWatch, refuse_diverged, warn_if_astray, warn_if_unanswered
 from .exporting import RewrittenExports
-from .false_alarms import FalseAlarmPostProcessor
-from .good_images_alone import GoodImagesAlone
 from .harmless_warnings import leave_out_harmless_warnings
-from .image_cache import ImageCache
-from .judgement_pictures import JudgementVisualizer
 from .lightning_internals import count_steps_of_the_first, plain_tensor, save_without_validation, set_default_length
-from .pre_processor import AntialiasPreProcessor
 from .precision import avoid_emulated_bfloat16
-from .randomness import KeepRandomState, random_flips, seed_epoch
+from .randomness import random_flips, seed_epoch
 from .run_checks import refuse_a_used_trainer, refuse_other_precisions, refuse_untrained, warn_if_half_range
-from .time_left import TimeLeft
-from .training_bar import TrainingBar
 
 _OF_A_TRAINING = ("_latest_images", "_first_images", "_training_scores", "_game")
 
@@ -67,7 +56,7 @@ class TrainingLosses(NamedTuple):
     logged: dict[str, torch.Tensor]
 
 
-class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExports):
+class ReconstructionTraining(DefaultComponents, CalibratedScores, CheckedCheckpoints, RewrittenExports):
     """Training of a model that reconstructs images and scores them by two parts, each scaled by its range.
 
     Args:
@@ -127,63 +116,7 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         # The last moment at which a trainer still knows that the user said nothing of the length.
         if trainer is not None and self.default_steps is not None:
             set_default_length(trainer, self.default_steps)
-        super(ReconstructionTraining, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure the default pre-processor: resize, then scale [0, 1] to [-1, 1].
-
-        Args:
-            image_size (tuple[int, int] | None): Height and width. Defaults to ``None``, 256x256.
-
-        Returns:
-            PreProcessor: Pre-processor that exports with the same antialiased resize.
-        """
-        size = tuple(image_size or (256, 256))
-        return AntialiasPreProcessor(Compose([Resize(size, antialias=True), Normalize([0.5] * 3, [0.5] * 3)]))
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure anomalib's measures of a test, and image and pixel AUROC of a validation.
-
-        Returns:
-            Evaluator: Evaluator.
-        """
-        return evaluation.configure_evaluator()
-
-    def configure_post_processor(self) -> FalseAlarmPostProcessor:
-        """Configure the default post-processor.
-
-        Returns:
-            FalseAlarmPostProcessor: Thresholds that reject 1 of 100 good images.
-        """
-        return FalseAlarmPostProcessor()
-
-    @classmethod
-    def configure_visualizer(cls) -> JudgementVisualizer:
-        """Configure pictures of tests and predictions.
-
-        Returns:
-            JudgementVisualizer: Visualizer.
-        """
-        return JudgementVisualizer()
-
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Add what a training has beside steps, such as an image cache and one progress bar, where there is none yet.
-
-        Returns:
-            Sequence[Callback]: Callbacks.
-
-        Raises:
-            ValueError: If the folders of the data do not hold what they should.
-        """
-        if self._trainer is not None:
-            check_folders(getattr(self.trainer, "datamodule", None))  # what follows would download or read
-        callbacks = [*super().configure_callbacks()]  # type: ignore[misc]  # a list
-        others = [] if self._trainer is None else self.trainer.callbacks
-        kinds = (ImageCache, KeepRandomState, TimeLeft, TrainingBar)
-        ours = [kind() for kind in kinds if not any(isinstance(it, kind) for it in others)]
-        return [*callbacks, *ours, GoodImagesAlone()]  # after the post-processor, which gives the verdicts it counts
+        super(ReconstructionTraining, type(self)).trainer.fset(self, trainer)
 
     def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Judge images, as anomalib's models do.
@@ -376,28 +309,3 @@ class ReconstructionTraining(CalibratedScores, CheckedCheckpoints, RewrittenExpo
         """
         del args, kwargs
         return batch.update(**self.model(plain_tensor(batch.image))._asdict())
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments that must hold: calibration rules out sanity checks."""
-        return {"num_sanity_val_steps": 0}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """All models of this package learn from good images alone."""
-        return LearningType.ONE_CLASS
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and back in the mode that it was in.
-
-    Args:
-        network (nn.Module): Network.
-    """
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

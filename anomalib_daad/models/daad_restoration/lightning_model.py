@@ -34,10 +34,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from anomalib_daad.components.distance import sample_distance
 from anomalib_daad.components.fused_score import Scores
 from anomalib_daad.components.image_size import height_and_width
+from anomalib_daad.components.network import evaluating
 from anomalib_daad.components.precision import full_precision
 from anomalib_daad.training.distributed import gather
 from anomalib_daad.training.randomness import seeded
-from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses, evaluating
+from anomalib_daad.training.reconstruction_training import ReconstructionTraining, TrainingLosses
 
 from .corruption import corrupt, relight
 from .difference_maps import Maps
