@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .data.demo_textures import DemoTextures
 from .data.image_reading import read_image
-from .data.one_class import OneClassCIFAR10, OneClassMNIST
+from .data.one_class_cifar10 import OneClassCIFAR10
+from .data.one_class_mnist import OneClassMNIST
 from .earlier_exports import refuse_earlier_exports
 from .last_line import add_last_line
 from .models.daad import Daad

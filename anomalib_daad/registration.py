@@ -12,7 +12,8 @@ from anomalib import models as anomalib_models
 from anomalib.data.datamodules.base import AnomalibDataModule
 
 from .data.demo_textures import DemoTextures
-from .data.one_class import OneClassCIFAR10, OneClassMNIST
+from .data.one_class_cifar10 import OneClassCIFAR10
+from .data.one_class_mnist import OneClassMNIST
 from .models.daad import Daad
 from .models.daad_restoration import DaadRestoration
 from .models.memae import MemAe

@@ -23,22 +23,20 @@ Example:
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-from zipfile import BadZipFile
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
-from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from anomalib.data.utils import Split, ValSplitMode
 from anomalib.visualization import ImageVisualizer
 from numpy.typing import NDArray
 from pandas import DataFrame
-from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
-from torchvision.transforms.v2 import Transform
 
 from .in_memory_dataset import InMemoryDataset
 
+Source = TypeVar("Source", MNIST, CIFAR10)
 ByteImages = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
@@ -147,177 +145,21 @@ class OneClassDataModule(AnomalibDataModule, ABC):
         return LabelledImages(images, labels, names)
 
 
-class OneClassMNIST(OneClassDataModule):
-    """MNIST with one normal digit.
+def read_torchvision(source: type[Source], root: Path, split: Split, download: bool = False) -> Source:
+    """Read one of torchvision's data sets.
 
     Args:
-        root (Path | str): An ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras' is, or a
-            folder that ``torchvision.datasets.MNIST`` reads, which is the one above ``MNIST/raw``; there the data are
-            downloaded if they are missing. Defaults to ``"./datasets/MNIST"``.
-        normal_class (int): The normal digit. Defaults to ``0``.
-        train_batch_size (int): Training batch size. Defaults to ``64``.
-        eval_batch_size (int): Validation and test batch size. Defaults to ``256``.
-        num_workers (int): Worker processes of each loader; 0 reads in the main process. Defaults to ``0``.
-        train_augmentations (Transform | None): Augmentations of the training images. Defaults to ``None``.
-        test_split_mode (TestSplitMode | str): Where the test images come from; the protocol's is
-            ``TestSplitMode.FROM_DIR``, which is the whole official test set. Defaults to ``TestSplitMode.FROM_DIR``.
-        val_split_mode (ValSplitMode | str): Where the validation images come from, with which the score is scaled and
-            the threshold chosen. ``from_train`` leaves the test set unseen and takes images from training.
-            Defaults to ``ValSplitMode.SAME_AS_TEST``.
-        val_split_ratio (float): Share of the images that is used to validate, where they are split.
-            Defaults to ``0.5``.
-        seed (int | None): Seed of the splits. Defaults to ``None``.
+        source (type[MNIST] | type[CIFAR10]): Which.
+        root (Path): Folder that it lies in.
+        split (Split): Training or test images.
+        download (bool): Download it where it is missing. Defaults to ``False``.
+
+    Returns:
+        MNIST | CIFAR10: The data.
 
     Raises:
-        ValueError: If the digit is unknown.
-
-    Example:
-        >>> datamodule = OneClassMNIST(normal_class=8)
-        >>> datamodule.prepare_data()
-        >>> datamodule.setup()
-        >>> len(datamodule.train_data), len(datamodule.test_data)
-        (5851, 10000)
+        FileNotFoundError: If it is neither there nor can be downloaded.
     """
-
-    classes = tuple("0123456789")
-
-    def __init__(
-        self,
-        root: Path | str = "./datasets/MNIST",
-        normal_class: int = 0,
-        train_batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
-        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
-        val_split_ratio: float = 0.5,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            root=root,
-            normal_class=normal_class,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            test_split_mode=test_split_mode,
-            val_split_mode=val_split_mode,
-            val_split_ratio=val_split_ratio,
-            seed=seed,
-        )
-
-    def prepare_data(self) -> None:
-        """Download MNIST unless the root has it or is to be an ``.npz`` file.
-
-        Raises:
-            FileNotFoundError: If MNIST is neither there nor can be downloaded.
-        """
-        if not self._is_npz:
-            _read_torchvision(MNIST, self.root, Split.TRAIN, download=True)
-
-    @property
-    def _is_npz(self) -> bool:
-        return self.root.suffix == ".npz"
-
-    def _read(self, split: Split) -> LabelledImages:
-        if self._is_npz:
-            return self._label(*_read_npz(self.root, split), split)
-        data = _read_torchvision(MNIST, self.root, split)
-        return self._label(data.data.numpy(), data.targets, split)
-
-
-class OneClassCIFAR10(OneClassDataModule):
-    """CIFAR-10 with one normal class.
-
-    Args:
-        root (Path | str): A folder that ``torchvision.datasets.CIFAR10`` reads, which is the one above
-            ``cifar-10-batches-py``; there the data are downloaded if they are missing. Or a folder of image files,
-            ``train/<class name>/*.png`` and ``test/<class name>/*.png``; they may have any size.
-            Defaults to ``"./datasets/CIFAR10"``.
-        normal_class (int | str): The normal class, its index or one of ``airplane``, ``automobile``, ``bird``, ``cat``,
-            ``deer``, ``dog``, ``frog``, ``horse``, ``ship`` and ``truck``. Defaults to ``0``.
-        train_batch_size (int): Training batch size. Defaults to ``64``.
-        eval_batch_size (int): Validation and test batch size. Defaults to ``256``.
-        num_workers (int): Worker processes of each loader; 0 reads in the main process. Defaults to ``0``.
-        train_augmentations (Transform | None): Augmentations of the training images. Defaults to ``None``.
-        test_split_mode (TestSplitMode | str): Where the test images come from; the protocol's is
-            ``TestSplitMode.FROM_DIR``, which is the whole official test set. Defaults to ``TestSplitMode.FROM_DIR``.
-        val_split_mode (ValSplitMode | str): Where the validation images come from, with which the score is scaled and
-            the threshold chosen. ``from_train`` leaves the test set unseen and takes images from training.
-            Defaults to ``ValSplitMode.SAME_AS_TEST``.
-        val_split_ratio (float): Share of the images that is used to validate, where they are split.
-            Defaults to ``0.5``.
-        seed (int | None): Seed of the splits. Defaults to ``None``.
-
-    Raises:
-        ValueError: If the class is unknown.
-
-    Example:
-        >>> datamodule = OneClassCIFAR10(normal_class="cat")
-        >>> datamodule.prepare_data()
-        >>> datamodule.setup()
-        >>> len(datamodule.train_data), len(datamodule.test_data)
-        (5000, 10000)
-    """
-
-    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-    def __init__(
-        self,
-        root: Path | str = "./datasets/CIFAR10",
-        normal_class: int | str = 0,
-        train_batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
-        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
-        val_split_ratio: float = 0.5,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            root=root,
-            normal_class=normal_class,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            test_split_mode=test_split_mode,
-            val_split_mode=val_split_mode,
-            val_split_ratio=val_split_ratio,
-            seed=seed,
-        )
-
-    def prepare_data(self) -> None:
-        """Download CIFAR-10 unless the root has it.
-
-        Raises:
-            FileNotFoundError: If CIFAR-10 is neither there nor can be downloaded.
-        """
-        if not self.has_files:
-            _read_torchvision(CIFAR10, self.root, Split.TRAIN, download=True)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether each image is a file of its own."""
-        return any((self.root / split).is_dir() for split in ("train", "test"))
-
-    def _read(self, split: Split) -> LabelledImages:
-        if self.has_files:
-            classes = [self.category] if split == Split.TRAIN else self.classes
-            paths = {name: _list_images(self.root / split.value / name) for name in classes}
-            labels = [self.classes.index(name) for name, files in paths.items() for _ in files]
-            files = [path for files in paths.values() for path in files]
-            images = [np.asarray(Image.open(path).convert("RGB")) for path in files]
-            return LabelledImages(images, np.array(labels), [str(path) for path in files])
-        data = _read_torchvision(CIFAR10, self.root, split)
-        return self._label(data.data, data.targets, split)
-
-
-def _read_torchvision(
-    source: type[MNIST] | type[CIFAR10], root: Path, split: Split, download: bool = False
-) -> MNIST | CIFAR10:
     try:
         return source(root, train=split == Split.TRAIN, download=download)
     except (OSError, RuntimeError) as error:
@@ -325,35 +167,3 @@ def _read_torchvision(
         msg = f"{root} does not hold {source.__name__} and it cannot be downloaded there ({reason}); give a root that "
         msg += f"torchvision.datasets.{source.__name__} reads, or one of the other forms that the documentation names."
         raise FileNotFoundError(msg) from error
-
-
-def _read_npz(path: Path, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read images, shape ``(N, H, W)``, and their classes, shape ``(N,)``, from an ``.npz`` file."""
-    keys = (f"x_{split.value}", f"y_{split.value}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = (file[key] for key in keys)
-    except FileNotFoundError as error:
-        msg = f"There is no file {path}; give the path of mnist.npz, or a folder to download MNIST to."
-        raise FileNotFoundError(msg) from error
-    except (KeyError, ValueError, EOFError, BadZipFile) as error:
-        msg = f"{path} is no MNIST: it must be an .npz file with the arrays x_train, y_train, x_test and y_test, as "
-        msg += f"Keras' mnist.npz is, but {keys[0]} and {keys[1]} cannot be read from it."
-        raise ValueError(msg) from error
-    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
-        msg = f"{path} is no MNIST: {keys[0]} must be of shape (N, H, W) and uint8, and {keys[1]} of shape (N,), got "
-        msg += f"{images.shape}, {images.dtype}, and {labels.shape}."
-        raise ValueError(msg)
-    if not np.isin(labels, range(10)).all():
-        msg = f"{path} is no MNIST: the classes in {keys[1]} must be 0 to 9, got {labels.min()} to {labels.max()}."
-        raise ValueError(msg)
-    return images, labels
-
-
-def _list_images(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        msg = f"There are no images in {folder}; a root of image files needs train/<class name>/*.png of the normal "
-        msg += "class and test/<class name>/*.png of all ten classes."
-        raise FileNotFoundError(msg)
-    return paths

@@ -18,7 +18,17 @@ from torch import nn
 from anomalib_daad import Daad
 from anomalib_daad.commands.command_line import main
 from anomalib_daad.commands.shared.output_folder import read_table, write_table
-from anomalib_daad.commands.speed import benchmark, inference, limit, peers, report, runtimes, timing, training
+from anomalib_daad.commands.speed import (
+    benchmark,
+    inference,
+    limit,
+    peers,
+    report,
+    runtimes,
+    timing,
+    training,
+    training_parts,
+)
 from anomalib_daad.commands.speed.benchmark import speed
 from anomalib_daad.models.daad.torch_model import DaadModel
 
@@ -128,8 +138,8 @@ def test_steps_train_the_model() -> None:
 @pytest.mark.parametrize("part", ["encoder", "memory", "decoder", "discriminator"])
 def test_every_part_of_a_training_pass_is_timed(part) -> None:
     model = Daad(**SMALL)
-    stopwatch = training._Stopwatch("cpu")
-    training._TimeParts(stopwatch, 0).on_fit_start(None, model)
+    stopwatch = training_parts._Stopwatch("cpu")
+    training_parts._TimeParts(stopwatch, 0).on_fit_start(None, model)
     model.losses(torch.rand(2, 3, 32, 32))
     assert stopwatch.seconds[f"{part}, forward"] > 0
 

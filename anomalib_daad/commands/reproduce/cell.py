@@ -21,7 +21,8 @@ from anomalib_daad.commands.shared.machine import describe_commit
 from anomalib_daad.commands.shared.output_folder import Row, write_table, write_text
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.commands.shared.resume_point import ResumePoint
-from anomalib_daad.data.one_class import OneClassCIFAR10, OneClassMNIST
+from anomalib_daad.data.one_class_cifar10 import OneClassCIFAR10
+from anomalib_daad.data.one_class_mnist import OneClassMNIST
 from anomalib_daad.registration import MODELS, Model
 from anomalib_daad.training.checkpoint_content import FORMAT
 

@@ -12,7 +12,7 @@ from anomalib_daad.commands.shared.machine import describe_machine
 from anomalib_daad.commands.shared.output_folder import Row, read_table, write_table
 from anomalib_daad.components.precision import computes_bfloat16
 
-from . import inference, limit, peers, report, runtimes, training
+from . import inference, limit, peers, report, runtimes, training, training_parts
 
 PARTS = (
     "limit",
@@ -67,7 +67,7 @@ def speed(
     jobs: dict[str, Callable[[], list[Row]]] = {
         "limit": lambda: _limits(device),
         "training": lambda: training.compare(train_image_size, train_batch_size, 4 * seconds, device),
-        "training_parts": lambda: training.share(train_image_size, train_batch_size, device),
+        "training_parts": lambda: training_parts.time_parts(train_image_size, train_batch_size, device),
         "recipe": lambda: training.steps_per_second([128, 256], train_batch_size, seconds, device),
         "inference": lambda: inference.compare(models, names, image_size, batch_sizes, seconds, device),
         "inference_parts": lambda: inference.share(image_size, batch_sizes, seconds / 3, device),
