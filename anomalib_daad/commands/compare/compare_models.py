@@ -13,13 +13,12 @@ from pathlib import Path
 from statistics import mean
 from typing import IO
 
-import torch
 from filelock import FileLock
 from rich import print as rich_print
 from rich.console import Console
 from rich.markup import escape
 
-from anomalib_daad.commands.shared.machine import describe_machine
+from anomalib_daad.commands.shared.machine import describe_machine, refuse_other_devices
 from anomalib_daad.commands.shared.output_folder import prepare_folder
 
 from .contestant import Contestant
@@ -75,9 +74,7 @@ def compare(
         ValueError: If a model, the data, the weights or the device do not fit.
         OSError: If the output folder cannot be written to.
     """
-    if device not in {"cpu", "cuda"} or (device == "cuda" and not torch.cuda.is_available()):
-        msg = f"There is no device {device} here; use --device cpu."
-        raise ValueError(msg)
+    refuse_other_devices(device)
     if backbone_weights is not None and not (pretrained and backbone_weights.is_file()):
         msg = f"There is no file {backbone_weights}." if pretrained else "--no-pretrained excludes --backbone-weights."
         raise ValueError(msg)
@@ -88,30 +85,15 @@ def compare(
     found = find_data(data, categories, validation)
     weights = None if backbone_weights is None else str(backbone_weights.resolve())
     # What needs no weights is the same trial with any.
+    choices = {True: (True, None, None), False: (pretrained, backbone, weights)}
     trials = [
-        Trial(
-            contestant,
-            it,
-            contestant.image_size or image_size,
-            steps,
-            batch_size,
-            seed,
-            device,
-            *((True, None, None) if contestant.needs_no_weights else (pretrained, backbone, weights)),
-        )
+        Trial(each, it, each.image_size or image_size, steps, batch_size, seed, device, *choices[each.needs_no_weights])
         for it in found
-        for contestant in contestants
+        for each in contestants
     ]
     for it in found:
         it.build(batch_size, batch_size, seed)  # what does not fit is said before anything is trained
-    failed: dict[str, str] = {}
-    for trial in trials[: len(contestants)]:
-        try:
-            trial.build()
-        except ValueError as error:
-            failed[trial.contestant.name] = str(error)
-    if len(failed) == len(contestants):
-        raise ValueError("; ".join(failed.values()))
+    failed = _misfits(trials[: len(contestants)])
     for name, reason in failed.items():
         rich_print(escape(f"{name} is left out: {reason}"))
     prepare_folder(output)
@@ -148,6 +130,19 @@ def folder_of(trial: Trial, output: Path) -> Path:
     weights = "" if trial.backbone_weights is None else fingerprint(Path(trial.backbone_weights))
     mark = sha256(f"{trial}{weights}".encode()).hexdigest()[:8]
     return output / "models" / f"{trial.data.name}_{trial.contestant.name}_{mark}"
+
+
+def _misfits(trials: Sequence[Trial]) -> dict[str, str]:
+    """Models that cannot be built, and why; an error where none can."""
+    failed: dict[str, str] = {}
+    for trial in trials:
+        try:
+            trial.build()
+        except ValueError as error:
+            failed[trial.contestant.name] = str(error)
+    if len(failed) == len(trials):
+        raise ValueError("; ".join(failed.values()))
+    return failed
 
 
 def _told(failed: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rich import print as rich_print
 
 from anomalib_daad.commands.reproduce import cell as cells
+from anomalib_daad.commands.shared.machine import refuse_other_devices
 from anomalib_daad.commands.shared.output_folder import Row, prepare_folder, write_table, write_text
 from anomalib_daad.data.mvtec_layout import find_categories
 from anomalib_daad.error_message import first_line
@@ -80,9 +81,7 @@ def reproduce(
         OSError: If the output folder cannot be written to.
     """
     dataset = _dataset(table, data)
-    if device not in {"cpu", "cuda"} or (device == "cuda" and not torch.cuda.is_available()):
-        msg = f"There is no device {device} here; use --device cpu."
-        raise ValueError(msg)
+    refuse_other_devices(device)
     unknown = [name for name in systems or [] if name not in SYSTEMS]
     if unknown:
         msg = f"Unknown system {', '.join(unknown)}; choose among {', '.join(SYSTEMS)}."

@@ -14,6 +14,20 @@ import torch
 _PACKAGES = ("anomalib-daad", "anomalib", "torch", "openvino")
 
 
+def refuse_other_devices(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Args:
+        device (str): ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ValueError: If it is neither, or there is no GPU.
+    """
+    if device not in {"cpu", "cuda"} or (device == "cuda" and not torch.cuda.is_available()):
+        msg = f"There is no device {device} here; use --device cpu."
+        raise ValueError(msg)
+
+
 def describe_machine(device: str) -> str:
     """Name the machine, the versions and the day.
 
