@@ -102,8 +102,8 @@ def judged_by_definition(
 ) -> tuple[list[np.ndarray], float, float]:
     """Walk one image ``(3, H, W)`` through a restoration network, moved by whole pixels of what the networks see.
 
-    Only the autoencoder and the comparison are the network's own. The maps of structure, detail, comparison and error,
-    standardised and moved back; R(x) and L(x).
+    Only the autoencoder and the comparison are the network's own. The maps of structure, detail, comparison, error and
+    colour, standardised and moved back; R(x) and L(x).
     """
     seen = detail_by_pillow(image.double().numpy(), image.shape[1] // placed_height(network))
     seen = moved_by_loop(seen, rows, columns).astype(np.float64)
@@ -113,10 +113,12 @@ def judged_by_definition(
     detail = [(x[3] - seen[3].mean()) / contrast * 0.4 / 2 for x in (seen, restored)]
     error = np.abs(seen - restored)
     relative = error[:3].mean(axis=0) / max(seen[:3].std(), 0.02) + error[3] / contrast
+    colours = (seen - restored)[:3] / max(seen[:3].std(), 0.02)
+    colour = np.abs(colours - colours.mean(axis=0)).mean(axis=0)
     both = [torch.from_numpy(x).float()[None] for x in (seen, restored)]
     with torch.no_grad():
         defects = network.comparison(*both)[0, 0].double().numpy()
-    found = [structure_by_definition(*grey), structure_by_definition(*detail), defects, relative]
+    found = [structure_by_definition(*grey), structure_by_definition(*detail), defects, relative, colour]
     sigma = 0.75 / 64 * min(seen.shape[1:])
     maps = []
     for index, one in enumerate(found):
@@ -126,9 +128,9 @@ def judged_by_definition(
         ]
         standardized = standardize_by_statistics(blurred[None], *statistics)
         maps.append(moved_by_loop(standardized, -rows, -columns)[0])
-    structure, of_detail, comparison, error_map = maps
-    strongest = [float(one.max()) for one in (structure, of_detail, error_map)]
-    return maps, sum(strongest) / 3, float(comparison.max())
+    structure, of_detail, comparison, error_map, colour_map = maps
+    strongest = [float(one.max()) for one in (structure, of_detail, error_map, colour_map)]
+    return maps, sum(strongest) / 4, float(comparison.max())
 
 
 def placed_height(network) -> int:

@@ -24,7 +24,7 @@ from conftest import SMALL, make_restoration
 from anomalib_daad import MODELS, Daad, DaadRestoration, MemAe, Mnad
 from anomalib_daad.commands.reproduce.systems import SYSTEMS
 from anomalib_daad.components.distance import sample_distance
-from anomalib_daad.models.daad_restoration.difference_maps import relative_error
+from anomalib_daad.models.daad_restoration.difference_maps import colour_error, relative_error
 from anomalib_daad.models.memae.torch_model import mean_square
 from anomalib_daad.models.mnad.torch_model import negative_psnr
 
@@ -205,7 +205,9 @@ def flips_flip_the_map(trained, images, expected) -> None:
         if not isinstance(trained.module, DaadRestoration):
             return network.error_map(images, reconstructions)
         seen, restored = network.detail(images), network.detail(reconstructions)
-        return network.blur(torch.cat([network.structure(seen, restored), relative_error(seen, restored)], dim=1))
+        return network.blur(
+            torch.cat([make(seen, restored) for make in (network.structure, relative_error, colour_error)], dim=1)
+        )
 
     flat = differ(originals, reconstructions)
     for dim in (-1, -2):

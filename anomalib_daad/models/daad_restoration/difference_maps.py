@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How an image and its restoration differ, pixel by pixel: structure of grey values, structure of detail, error.
+"""How an image and its restoration differ, pixel by pixel: structure of grey values and of detail, error, colour.
 
 Structure is the multi-scale gradient magnitude similarity (MSGMS) of RIAD and FAIR: edges that are in one image and not
 in the other count, brightness and blur of flat regions do not. The error is relative to the image's contrast.
@@ -14,6 +14,8 @@ Example:
     >>> images, restorations = torch.rand(2, 4, 64, 64), torch.rand(2, 4, 64, 64)
     >>> StructureMaps()(images, restorations).shape, relative_error(images, restorations).shape
     (torch.Size([2, 2, 64, 64]), torch.Size([2, 1, 64, 64]))
+    >>> colour_error(images, restorations).shape
+    torch.Size([2, 1, 64, 64])
 """
 
 from typing import NamedTuple
@@ -31,6 +33,7 @@ from .light import light
 CONSTANT = 0.0026  # of the GMSD paper, for grey values in [0, 1]
 SCALES = 4
 DETAIL_CONTRAST = 0.4  # at which detail is compared: its own differs from product to product
+LEAST_DEVIATIONS = (1e-6, 1e-6, 1e-6, 1e-6, 0.002)  # of each of Maps; grey products have a tenth of that in colour
 
 
 class Maps(NamedTuple):
@@ -41,20 +44,23 @@ class Maps(NamedTuple):
         detail (torch.Tensor): Structure of detail, same shape.
         comparison (torch.Tensor): What the learned comparison says, same shape.
         error (torch.Tensor): Error relative to contrast, same shape.
+        colour (torch.Tensor | None): Error of the colour alone, same shape; None of a model that was trained without.
     """
 
     structure: torch.Tensor
     detail: torch.Tensor
     comparison: torch.Tensor
     error: torch.Tensor
+    colour: torch.Tensor | None = None
 
     def scores(self) -> Scores:
         """Score each image by the strongest points of its maps.
 
         Returns:
-            Scores: R(x), the mean over structure, detail and error, and in L(x)'s place that of the comparison.
+            Scores: R(x), the mean over structure, detail, error and colour, and in L(x)'s place that of the comparison.
         """
-        return Scores(maximum(torch.cat([self.structure, self.detail, self.error], dim=1)), maximum(self.comparison))
+        found = [self.structure, self.detail, self.error, *([] if self.colour is None else [self.colour])]
+        return Scores(maximum(torch.cat(found, dim=1)), maximum(self.comparison))
 
 
 class StructureMaps(nn.Module):
@@ -127,3 +133,19 @@ def relative_error(images: torch.Tensor, restorations: torch.Tensor) -> torch.Te
     images = images.float()
     error = (images - restorations.float()).abs() / light(images).contrast
     return error[:, :COLOURS].mean(dim=1, keepdim=True) + error[:, COLOURS:].sum(dim=1, keepdim=True)
+
+
+def colour_error(images: torch.Tensor, restorations: torch.Tensor) -> torch.Tensor:
+    """Absolute error of each pixel's colours beside the error of their mean, relative to the contrast of its image.
+
+    Args:
+        images (torch.Tensor): Images in [-1, 1] and their detail, which is not looked at, shape ``(B, 4, H, W)``.
+        restorations (torch.Tensor): Their restorations, same shape.
+
+    Returns:
+        torch.Tensor: Error, averaged over the colours, shape ``(B, 1, H, W)``, in standard deviations of the image,
+        float32; 0 where all colours are wrong alike, as in grey images.
+    """
+    images = images.float()
+    error = ((images - restorations.float()) / light(images).contrast)[:, :COLOURS]
+    return (error - error.mean(dim=1, keepdim=True)).abs().mean(dim=1, keepdim=True)

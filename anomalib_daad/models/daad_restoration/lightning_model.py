@@ -176,8 +176,11 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         return Maps(*maps.split(1, dim=1)).scores()
 
     def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Let a model that was trained without registration search as it did then."""
+        """Let a model that was trained without registration search as it did then, and without colour do without."""
         state = super().complete(state)
+        usual = state.get("model.standardization.running_mean")
+        if usual is not None and usual.shape[1] < self.model.standardization.num_maps:
+            self.model.leave_out_colour()
         registration, search = self.model.registration, self.model.placement
         if registration is None or search is None or "model.registration.template" in state:
             return state

@@ -10,14 +10,15 @@ Paper:
 
 Example:
     >>> import torch
-    >>> standardization = MapStandardization(2, (64, 64)).train()
+    >>> standardization = MapStandardization([1e-6, 1e-6], (64, 64)).train()
     >>> for _ in range(10):
     ...     standardized = standardization(5 + 2 * torch.randn(8, 2, 64, 64))
     >>> standardized.shape
     torch.Size([8, 2, 64, 64])
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from anomalib_daad.components.gaussian_blur import GaussianBlur
 
 HORIZON = 300  # latest images that count
 SIGMA = 1.0  # of the statistics' blur, in pixels: neighbours say much the same
-MIN_DEVIATION = 1e-6
+MIN_DEVIATION = 1e-6  # of all maps in pickles of an earlier version
 
 
 class Usual(NamedTuple):
@@ -61,7 +62,8 @@ class MapStandardization(nn.Module):
     batch norm, it standardises with what it has learnt in training mode too.
 
     Args:
-        num_maps (int): Maps of each image, K.
+        least_deviations (Sequence[float]): Smallest deviation of each of the K maps of an image that is believed,
+            positive.
         size (tuple[int, int]): Height and width of the maps.
 
     Attributes:
@@ -70,16 +72,31 @@ class MapStandardization(nn.Module):
         count (torch.Tensor): Images seen, a scalar.
     """
 
+    least: torch.Tensor
     running_mean: torch.Tensor
     running_var: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, num_maps: int, size: tuple[int, int]) -> None:
+    def __init__(self, least_deviations: Sequence[float], size: tuple[int, int]) -> None:
         super().__init__()
         self.blur = GaussianBlur(SIGMA)
+        num_maps = len(least_deviations)
+        self.register_buffer("least", torch.tensor(least_deviations)[None, :, None, None], persistent=False)
         self.register_buffer("running_mean", torch.zeros(1, num_maps, *size))
         self.register_buffer("running_var", torch.ones(1, num_maps, *size))
         self.register_buffer("count", torch.tensor(0.0))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickle, also one of a version with the same least deviation of all maps."""
+        super().__setstate__(state)
+        if "least" not in self._buffers:
+            least = torch.full((1, self.num_maps, 1, 1), MIN_DEVIATION, device=self.running_mean.device)
+            self.register_buffer("least", least, persistent=False)
+
+    @property
+    def num_maps(self) -> int:
+        """Maps of each image, K."""
+        return self.running_mean.shape[1]
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Standardise maps, in training mode after learning from them.
@@ -103,7 +120,7 @@ class MapStandardization(nn.Module):
         """
         variance = self.blur(self.running_var)
         deviation = (variance.sqrt() + variance.mean(dim=(2, 3), keepdim=True).sqrt()) / 2
-        return Usual(self.blur(self.running_mean), deviation.clamp_min(MIN_DEVIATION))
+        return Usual(self.blur(self.running_mean), torch.maximum(deviation, self.least))
 
     def learn_anew(self, maps: torch.Tensor) -> None:
         """Forget what was learnt, and learn from these maps alone.
@@ -162,6 +179,11 @@ class SettledStandardization(nn.Module):
         super().__init__()
         self.register_buffer("mean", usual.mean)
         self.register_buffer("deviation", usual.deviation)
+
+    @property
+    def num_maps(self) -> int:
+        """Maps of each image, K."""
+        return self.mean.shape[1]
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Standardise maps.

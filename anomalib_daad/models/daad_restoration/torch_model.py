@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from anomalib_daad.components.autoencoder import MemoryAutoencoder, memory_of
 from anomalib_daad.components.fused_score import Scores
@@ -25,7 +24,7 @@ from anomalib_daad.components.precision import full_precision
 
 from .comparison import Comparison
 from .detail import COLOURS, Detail
-from .difference_maps import Maps, StructureMaps, relative_error
+from .difference_maps import LEAST_DEVIATIONS, Maps, StructureMaps, colour_error, relative_error
 from .light import Light, light
 from .map_standardization import MapStandardization, SettledStandardization
 from .movement import move, turn
@@ -42,6 +41,7 @@ SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
 REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
 FOLDS = 10  # of good images, whose scores are taken by the maps of the others
 ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
+COLOUR_WEIGHT = 0.25  # of the error of colour in the map: specks that it tells of far exceed what is usual
 
 
 class Restored(NamedTuple):
@@ -78,11 +78,13 @@ class RestorationModel(AnomalyNetwork):
     """
 
     wording = Wording(
-        reconstruction="the mean of the strongest differences of image and restoration in structure, detail and error",
+        reconstruction=(
+            "the mean of the strongest differences of image and restoration in structure, detail, error and colour"
+        ),
         alignment="the strongest point of their learned comparison",
         anomaly_map=(
-            "the differences in structure and error, and what the learned comparison says, each in units of what good "
-            "images have at that place"
+            "the differences in structure, error and colour, and what the learned comparison says, each in units of "
+            "what good images have at that place"
         ),
         made="restored",
     )
@@ -136,7 +138,7 @@ class RestorationModel(AnomalyNetwork):
         radius = radius if tile_size is None else 0
         self.registration = TemplateRegistration((height, width), radius) if radius else None
         self.placement = PlacementSearch(min(SEARCH_RADIUS, radius)) if radius else None
-        self.standardization: nn.Module = MapStandardization(len(Maps._fields), (height, width))
+        self.standardization: Any = MapStandardization(LEAST_DEVIATIONS, (height, width))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a pickle, also one of a version without registration or tiles."""
@@ -144,6 +146,11 @@ class RestorationModel(AnomalyNetwork):
         self._modules.setdefault("registration", None)
         if "tiling" not in self._modules:
             self.tiling = Tiling(self.image_size, self.image_size, UNIT * self.downscale)
+
+    def leave_out_colour(self) -> None:
+        """Judge as models do that were trained before colour had a map of its own; what is usual is forgotten."""
+        size, device = self.standardization.running_mean.shape[2:], self.standardization.running_mean.device
+        self.standardization = MapStandardization(LEAST_DEVIATIONS[:-1], size).to(device)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
         """Restore images and compare them, as training does with corrupted ones."""
@@ -206,12 +213,14 @@ class RestorationModel(AnomalyNetwork):
             defects (torch.Tensor): What the learned comparison says of them, shape ``(B, 1, h, w)``.
 
         Returns:
-            torch.Tensor: The maps, blurred and standardised, shape ``(B, 4, h, w)``, in the order of :class:`Maps`.
+            torch.Tensor: The maps, blurred and standardised, shape ``(B, K, h, w)``, in the order of :class:`Maps`.
         """
         return self.standardization(self._differences(seen, restorations, defects))
 
     def _differences(self, seen: torch.Tensor, restorations: torch.Tensor, defects: torch.Tensor) -> torch.Tensor:
         found = [self.structure(seen, restorations), defects, relative_error(seen, restorations)]
+        if self.standardization.num_maps == len(Maps._fields):
+            found.append(colour_error(seen, restorations))
         return self.blur(torch.cat(found, dim=1))
 
     def observe(self, images: torch.Tensor) -> torch.Tensor:
@@ -221,7 +230,7 @@ class RestorationModel(AnomalyNetwork):
             images (torch.Tensor): Good images in [-1, 1], shape ``(B, 3, H, W)``.
 
         Returns:
-            torch.Tensor: Shape ``(B, 4, h, w)``; the tiles of each image side by side, where it has several.
+            torch.Tensor: Shape ``(B, K, h, w)``; the tiles of each image side by side, where it has several.
         """
         self.check(images)
         with full_precision(images):
@@ -256,8 +265,7 @@ class RestorationModel(AnomalyNetwork):
         Args:
             observed (torch.Tensor): Of all images at once, two at least.
         """
-        standardization: Any = self.standardization
-        standardization.learn_anew(self.tiling.take_apart(observed))
+        self.standardization.learn_anew(self.tiling.take_apart(observed))
 
     def score_observed(self, observed: torch.Tensor) -> Scores:
         """Score images by what :meth:`observe` told of them.
@@ -278,6 +286,8 @@ class RestorationModel(AnomalyNetwork):
         """Score images by the strongest differences, each image where its part belongs, and map them."""
         maps = Maps(*self.tiling.join(self._of_tiles(images, self._judge)).split(1, dim=1))
         anomaly_map = (maps.structure + maps.detail) / 2 + ERROR_WEIGHT * maps.error
+        if maps.colour is not None:
+            anomaly_map = anomaly_map + COLOUR_WEIGHT * maps.colour
         return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
 
     def _judge(self, tiles: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from references import draw, structure_by_definition, with_detail
 
-from anomalib_daad.models.daad_restoration.difference_maps import StructureMaps, relative_error
+from anomalib_daad.models.daad_restoration.difference_maps import StructureMaps, colour_error, relative_error
 
 
 @pytest.mark.parametrize("scales", [1, 2, 4])
@@ -55,3 +55,23 @@ def test_relative_error_is_that_of_a_loop() -> None:
         expected = np.abs(image - reconstruction)[:3].mean(axis=0) / image[:3].std()
         expected = expected + np.abs(image - reconstruction)[3] / image[3].std()
         np.testing.assert_allclose(error[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_colour_error_is_that_of_a_loop() -> None:
+    images, restorations = with_detail(), with_detail().roll(1, 0)
+    for image, restored, found in zip(images, restorations, colour_error(images, restorations), strict=True):
+        contrast = image[:3].double().std(correction=0)
+        for row in range(0, image.shape[1], 5):
+            for column in range(0, image.shape[2], 3):
+                red, green, blue = ((image - restored)[:3, row, column].double() / contrast).tolist()
+                mean = (red + green + blue) / 3
+                expected = (abs(red - mean) + abs(green - mean) + abs(blue - mean)) / 3
+                assert found[0, row, column].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_what_changes_all_colours_alike_is_no_error_of_colour() -> None:
+    images = with_detail()
+    restorations = torch.cat([images[:, :3] + 0.2 * torch.rand_like(images[:, 3:]), images[:, 3:] + 1], dim=1)
+    assert colour_error(images, restorations).max() < 1e-6
+    restorations[:, 0] += 0.2
+    assert colour_error(images, restorations).min() > 0.05

@@ -142,7 +142,7 @@ def known(growth: float = 10.0, radius: int = 2):
     model = make_restoration(placement_radius=radius).eval().model
     if radius:
         model.placement.growth.fill_(growth)
-    model.standardization.train()(torch.randn(30, 4, 32, 32) * torch.rand(4, 32, 32) + torch.randn(4, 32, 32))
+    model.standardization.train()(torch.randn(30, 5, 32, 32) * torch.rand(5, 32, 32) + torch.randn(5, 32, 32))
     model.standardization.eval()
     model.score.calibrate(torch.tensor([0.0, 2.0]), torch.tensor([-5.0, 5.0]))
     return model
@@ -158,8 +158,8 @@ def test_scores_and_maps_are_those_of_the_image_in_its_place() -> None:
         maps, first, second = judged_by_definition(model, image, int(rows[index]), int(columns[index]))
         assert scores.reconstruction[index].item() == pytest.approx(first, abs=1e-3)
         assert scores.alignment[index].item() == pytest.approx(second, abs=1e-3)
-        structure, detail, comparison, error = maps
-        fused = 0.5 * ((structure + detail) / 2 + 2 * error) / 2 + 0.5 * (comparison + 5) / 10
+        structure, detail, comparison, error, colour = maps
+        fused = 0.5 * ((structure + detail) / 2 + 2 * error + colour / 4) / 2 + 0.5 * (comparison + 5) / 10
         np.testing.assert_allclose(output.anomaly_map[index, 0], resize(fused, 64, 64), rtol=1e-3, atol=1e-3)
         expected = 0.5 * first / 2 + 0.5 * (second + 5) / 10
         assert output.pred_score[index].item() == pytest.approx(expected, abs=1e-3)

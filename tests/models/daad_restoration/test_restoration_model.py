@@ -19,7 +19,7 @@ def network_that_has_seen_good_images(**arguments) -> RestorationModel:
     torch.manual_seed(0)
     network = make_restoration(**arguments).model.eval()
     size = network.standardization.running_mean.shape[2:]
-    good = torch.randn(30, 4, *size) * torch.rand(4, *size) + torch.randn(4, *size)
+    good = torch.randn(30, 5, *size) * torch.rand(5, *size) + torch.randn(5, *size)
     network.standardization.train()(good)
     network.standardization.eval()
     network.score.calibrate(torch.tensor([0.1, 0.3]), torch.tensor([-2.0, 3.0]))
@@ -38,12 +38,12 @@ def test_an_image_walks_as_its_definition_says(arguments) -> None:
     scores, output = network.scores(images), network(images)
     assert output.anomaly_map.shape == (3, 1, height, width)
     for index, image in enumerate(images):
-        (structure, detail, comparison, error), first, second = judged_by_definition(network, image)
+        (structure, detail, comparison, error, colour), first, second = judged_by_definition(network, image)
         assert scores.reconstruction[index].item() == pytest.approx(first, rel=1e-3, abs=1e-3)
         assert scores.alignment[index].item() == pytest.approx(second, rel=1e-3, abs=1e-3)
         expected = 0.5 * (first - 0.1) / 0.2 + 0.5 * (second + 2) / 5
         assert output.pred_score[index].item() == pytest.approx(expected, rel=1e-3, abs=1e-2)
-        fused = 0.5 * ((structure + detail) / 2 + 2 * error - 0.1) / 0.2 + 0.5 * (comparison + 2) / 5
+        fused = 0.5 * ((structure + detail) / 2 + 2 * error + colour / 4 - 0.1) / 0.2 + 0.5 * (comparison + 2) / 5
         enlarged = resize(fused, width, height)
         np.testing.assert_allclose(output.anomaly_map[index, 0], enlarged, rtol=1e-3, atol=1e-2)
 
@@ -57,6 +57,30 @@ def test_an_export_walks_alike_with_what_it_has_learnt_settled() -> None:
         torch.testing.assert_close(other(images).pred_score, expected.pred_score, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other(images).anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-3)
     assert not any(isinstance(module, MapStandardization) for module in rewritten.modules())
+
+
+def test_what_was_trained_without_colour_judges_as_it_did() -> None:
+    module, earlier = make_restoration(), make_restoration()
+    module.model = network_that_has_seen_good_images()
+    state = module.state_dict()
+    for name in ("running_mean", "running_var"):
+        state[f"model.standardization.{name}"] = state[f"model.standardization.{name}"][:, :4]
+    earlier.load_state_dict(earlier.complete(state))
+    network, images = earlier.model.eval(), draw_rough(2, 64, 64)
+    scores, output = network.scores(images), network(images)
+    exported = for_inference(network)(images)
+    for index, image in enumerate(images):
+        (structure, detail, comparison, error, _), _, second = judged_by_definition(module.model, image)
+        first = (structure.max() + detail.max() + error.max()) / 3
+        assert scores.reconstruction[index].item() == pytest.approx(first, rel=1e-3, abs=1e-3)
+        fused = 0.5 * ((structure + detail) / 2 + 2 * error - 0.1) / 0.2 + 0.5 * (comparison + 2) / 5
+        np.testing.assert_allclose(output.anomaly_map[index, 0], resize(fused, 64, 64), rtol=1e-3, atol=1e-2)
+        expected = 0.5 * (first - 0.1) / 0.2 + 0.5 * (second + 2) / 5
+        assert exported.pred_score[index].item() == pytest.approx(expected, rel=1e-3, abs=1e-2)
+    observed = network.observe(draw_rough(12, 64, 64))
+    assert observed.shape[1] == 4
+    network.relearn(observed)  # as a calibration does
+    assert network(images).pred_score.isfinite().all()
 
 
 def test_explanations_lie_where_the_image_lies() -> None:

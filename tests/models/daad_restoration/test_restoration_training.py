@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from references import detail_by_pillow, draw, judged_by_definition, restored_by_definition
 
 from anomalib_daad.models.daad_restoration.corruption import CorruptedImages
-from anomalib_daad.models.daad_restoration.difference_maps import relative_error
+from anomalib_daad.models.daad_restoration.difference_maps import colour_error, relative_error
 
 MODULE = "anomalib_daad.models.daad_restoration.lightning_model"
 
@@ -79,6 +79,7 @@ def test_only_images_without_corruption_are_learnt_from(monkeypatch) -> None:
         model.model.structure(seen[good], output.restorations[good]),
         output.defects[good],
         relative_error(seen[good], output.restorations[good]),
+        colour_error(seen[good], output.restorations[good]),
     ]
     standardization, maps = model.model.standardization, model.model.blur(torch.cat(found, dim=1))
     assert standardization.count == 3

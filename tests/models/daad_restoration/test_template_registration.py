@@ -164,8 +164,8 @@ def registered() -> nn.Module:
     torch.manual_seed(0)
     network = make_restoration(placement_radius=5).eval().requires_grad_(False).model
     network.registration.learn(_seen(_pictures(8)))
-    network.standardization.running_mean.copy_(torch.randn(1, 4, 32, 32))  # usual is something else at each place
-    network.standardization.running_var.copy_(0.1 + torch.rand(1, 4, 32, 32))
+    network.standardization.running_mean.copy_(3 * torch.randn(1, 5, 32, 32))  # usual is something else at each place
+    network.standardization.running_var.copy_(0.1 + torch.rand(1, 5, 32, 32))
     network.score.calibrate(torch.tensor([0.0, 2.0]), torch.tensor([-5.0, 5.0]))
     assert network.registration.is_known
     return network

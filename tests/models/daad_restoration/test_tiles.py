@@ -191,7 +191,7 @@ def test_how_many_tiles_go_together_changes_nothing(trained, monkeypatch) -> Non
 def test_a_tile_that_is_the_image_is_the_image() -> None:
     torch.manual_seed(0)
     whole, tiled = make_restoration(placement_radius=0), make_restoration(tile_size=64)
-    whole.model.standardization.train()(torch.randn(30, 4, 32, 32))
+    whole.model.standardization.train()(torch.randn(30, 5, 32, 32))
     tiled.model.load_state_dict(weights(whole))
     images = torch.rand(3, 3, 64, 64) * 2 - 1
     expected, found = (it.eval().model(images) for it in (whole, tiled))
@@ -219,7 +219,7 @@ def test_statistics_are_those_of_all_tiles_and_ranges_those_of_whole_images(trai
         alone.standardization.learn_anew(torch.cat([it[fold != number] for it in observed]))
         maps = torch.cat([alone.standardization(it[fold == number]) for it in observed])
         strongest = network.tiling.join(network.tiling.lay_out(maps)).amax(dim=(2, 3))
-        first.append(strongest[:, [0, 1, 3]].mean(dim=1))
+        first.append(strongest[:, [0, 1, 3, 4]].mean(dim=1))
         second.append(strongest[:, 2])
     for found, values in ((network.score.reconstruction_range, first), (network.score.alignment_range, second)):
         expected = torch.stack(torch.cat(values).aminmax())
