@@ -589,6 +589,10 @@ def draw_folder(root: Path, kinds: dict[str, int]) -> Path:
 def test_layouts_are_told_apart(data_root, tmp_path) -> None:
     assert [data.name for data in find_data(data_root)] == ["part"]
     assert find_data(data_root / "part") == find_data(data_root, ["part"])
+    for named in (["part,other"], ["part", "other"]):
+        with pytest.raises(ValueError, match=r"^There is no category other in .*; it has part\.$"):
+            find_data(data_root, named)
+    assert find_data(data_root, ["part,part"]) == find_data(data_root)
     own = draw_folder(tmp_path / "mine", {"good": 20, "scratched": 3, "dented": 2})
     (found,) = find_data(own)
     assert (found.class_path, found.arguments["abnormal_dir"]) == ("Folder", ["dented", "scratched"])

@@ -118,12 +118,13 @@ def find_data(path: Path, categories: list[str] | None = None, validation: str |
     path = path.resolve()
     known = find_categories(path)
     if known:
-        if unknown := [name for name in categories or [] if name not in known]:
+        named = [name for text in categories or [] for name in ([text] if text in known else text.split(","))]
+        if unknown := [name for name in named if name not in known]:
             msg = f"There is no category {', '.join(unknown)} in {path}; it has {', '.join(known)}."
             raise ValueError(msg)
         found = [
             ComparedData(name, "MVTecAD", {"root": str(path), "category": name, **split}, fingerprint(path / name))
-            for name in dict.fromkeys(categories or known)
+            for name in dict.fromkeys(named or known)
         ]
         for data in found:
             if not _has_images(path / data.name / "train" / "good"):
