@@ -12,14 +12,15 @@ Changes of the design are judged by this protocol, at most twelve of them:
 - A change stays if it raises the mean image AUROC of the seven sets by 0.01 with seed 0, and again with seed 1, takes
   at most 1.25 times the time of an image, and at most 1.5 times that of a training. Otherwise it gets a row in
   ``docs/restoration_tried.md``. What changes the score alone is judged on the same trained networks.
-- The questions, in this order: (1) the comparison sees images twice as fine as the restoration does; (2) four times;
-  (3) L is the mean of the comparison's strongest 0.5%; (4) L is its mean probability; (5) one of these is a third part
-  of the score; (6) the comparison has twice the channels; (7) more fine lines and specks among the corruptions;
-  (8) maps are standardised by good images that the networks were not trained on; (9) images are corrupted before they
-  are made smaller, so that lines a pixel wide are among the corruptions, and leave detail; (10) each map is divided by
-  what a small network, which sees the restoration alone, expects there of good images; (11) the comparison learns how
-  much a pixel changed, in place of whether it did visibly; (12) the first question again, with 8 channels at the
-  comparison's finest scale, which costs an image a few percent, and 2000 steps with and without it.
+- The questions, in this order: (1) the comparison sees images twice as fine as the restoration does; (2) the error of
+  colour alone is a map of R too, asked last, in place of what (1) had answered; (3) L is the mean of the comparison's
+  strongest 0.5%; (4) L is its mean probability; (5) one of these is a third part of the score; (6) the comparison has
+  twice the channels; (7) more fine lines and specks among the corruptions; (8) maps are standardised by good images
+  that the networks were not trained on; (9) images are corrupted before they are made smaller, so that lines a pixel
+  wide are among the corruptions, and leave detail; (10) each map is divided by what a small network, which sees the
+  restoration alone, expects there of good images; (11) the comparison learns how much a pixel changed, in place of
+  whether it did visibly; (12) the first question again, with 8 channels at the comparison's finest scale, which costs
+  an image a few percent, and 2000 steps with and without it.
 
 Example:
     python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
