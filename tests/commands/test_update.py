@@ -155,7 +155,7 @@ def test_ranges_follow_the_scores_of_the_same_images(factor, believed) -> None:
 
 def test_maps_that_look_like_old_ones_have_their_statistics() -> None:
     network = make_restoration().model.eval()
-    maps, others = torch.rand(12, 4, 32, 32) * 3 + 1, torch.rand(40, 4, 32, 32)
+    maps, others = torch.rand(12, 5, 32, 32) * 3 + 1, torch.rand(40, 5, 32, 32)
     network.standardization.learn_anew(others)
     known = network.standardization.statistics
     found = further_training.as_if_old(network, maps, known)
