@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a training of DaadRestoration reaches: measures of its test images and the time it took, one row a training.
+"""What a training of DaadRestoration, or of a peer, reaches on test images, and the time it took, one row a training.
 
 Rows are appended, so that trainings of several commits stand in one table. Pixels are judged at 128 px. ``cpu_seconds``
 are of the training, and do not depend on what else runs; ``peak_mb`` is of the whole process.
@@ -26,6 +26,7 @@ Example:
     python benchmarks/restoration/train.py bottle screw --root datasets/MVTecAD --seeds 0 1 --output runs.csv
     python benchmarks/restoration/train.py sheet --root datasets/drawn --image_size 1024 --tile_size 256 \
         --judged_at 512 --eval_batch_size 1 --channels 32 --steps 500 --output large_images.csv
+    python benchmarks/restoration/train.py bottle --peer Padim --output peers.csv
 """
 
 import argparse
@@ -37,21 +38,27 @@ from pathlib import Path
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from lightning import seed_everything
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
 from anomalib_daad import DaadRestoration
+from anomalib_daad.commands.compare.contestant import Contestant
 from anomalib_daad.commands.shared.machine import describe_commit, describe_machine
 from anomalib_daad.commands.shared.output_folder import Row, read_table, write_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 
 
-def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[DaadRestoration, MVTecAD, list[float]]:
-    """Train as ``anomalib train`` does; the model, its data, and the training's seconds, by clock and by processor."""
-    datamodule = MVTecAD(
-        arguments.root, category, train_batch_size=8, eval_batch_size=arguments.eval_batch_size, num_workers=0
-    )
-    model = DaadRestoration(
+def build(arguments: argparse.Namespace, seed: int) -> AnomalibModule:
+    """Build DaadRestoration, or a peer with the same images and a ResNet-18."""
+    if arguments.peer:
+        seed_everything(seed)  # PaDiM draws its features
+        weights = arguments.backbone_weights
+        return Contestant.parse(arguments.peer).build(
+            arguments.image_size, seed, backbone="resnet18", backbone_weights=weights
+        )
+    return DaadRestoration(
         arguments.image_size,
         arguments.downscale,
         arguments.channels,
@@ -59,14 +66,23 @@ def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[Daad
         seed=seed,
         visualizer=False,
     )
+
+
+def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[AnomalibModule, MVTecAD, list[float]]:
+    """Train as ``anomalib train`` does; the model, its data, and the training's seconds, by clock and by processor."""
+    datamodule = MVTecAD(
+        arguments.root, category, train_batch_size=8, eval_batch_size=arguments.eval_batch_size, num_workers=0
+    )
+    model = build(arguments, seed)
+    # A peer's bank is filled before it is validated.
+    length = {"limit_val_batches": 1} if arguments.peer else {"max_steps": arguments.steps, "limit_val_batches": 0}
     starts = time.perf_counter(), time.process_time()
     Engine(
-        max_steps=arguments.steps,
+        **length,
         precision=arguments.precision,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
-        limit_val_batches=0,
         default_root_dir=arguments.checkpoints / f"{category}_{seed}",
     ).fit(model, datamodule=datamodule)
     ends = time.perf_counter(), time.process_time()
@@ -74,7 +90,7 @@ def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[Daad
 
 
 @torch.no_grad()
-def judge(model: DaadRestoration, datamodule: MVTecAD, size: int) -> Row:
+def judge(model: AnomalibModule, datamodule: MVTecAD, size: int) -> Row:
     """Measure the test images, pixels at a size."""
     scores, labels, maps, masks = [], [], [], []
     for batch in datamodule.test_dataloader():
@@ -108,18 +124,23 @@ def main() -> None:
     parser.add_argument("--eval_batch_size", type=int, default=16)
     parser.add_argument("--judged_at", type=int, default=128)
     parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--peer", help="One of anomalib's models, in place of DaadRestoration.")
+    parser.add_argument("--backbone_weights", type=Path, help="A peer's, as safetensors.")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
         for category in arguments.categories:
             model, datamodule, seconds = train(arguments, category, seed)
-            row: Row = {
+            own = {
                 "channels": arguments.channels,
                 "networks_px": (arguments.tile_size or arguments.image_size) // arguments.downscale,
+            }
+            row: Row = {
+                **({"peer": arguments.peer} if arguments.peer else own),
                 "image_size": arguments.image_size,
                 "tile_size": arguments.tile_size,
                 "category": category,
                 "seed": seed,
-                "steps": arguments.steps,
+                **({} if arguments.peer else {"steps": arguments.steps}),
                 "training_images": len(datamodule.train_data),
                 "threads": torch.get_num_threads(),
                 "seconds": round(seconds[0], 1),
