@@ -82,6 +82,7 @@ def measure(it: Judged) -> tuple[Row, torch.Tensor]:
         "structure": maximum(it.structure),
         "detail": maximum(it.detail),
         "error": maximum(it.error),
+        "colour": maximum(it.colour),
         "comparison": strongest,
         "R": it.scores,
         "score": scale(it.scores, good, it.scores) + scale(strongest, good, strongest),

@@ -35,6 +35,7 @@ import resource
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
@@ -48,6 +49,18 @@ from anomalib_daad.commands.compare.contestant import Contestant
 from anomalib_daad.commands.shared.machine import describe_commit, describe_machine
 from anomalib_daad.commands.shared.output_folder import Row, read_table, write_table
 from anomalib_daad.commands.shared.pixel_measures import measure_pixels
+
+
+class SomeImages(MVTecAD):
+    """MVTec AD's layout, with so many of the training images, spread evenly; None for all."""
+
+    images: int | None = None
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+        if self.images:
+            chosen = np.linspace(0, len(self.train_data) - 1, self.images).round().astype(int)
+            self.train_data.subsample(chosen.tolist(), inplace=True)
 
 
 def build(arguments: argparse.Namespace, seed: int) -> AnomalibModule:
@@ -70,9 +83,10 @@ def build(arguments: argparse.Namespace, seed: int) -> AnomalibModule:
 
 def train(arguments: argparse.Namespace, category: str, seed: int) -> tuple[AnomalibModule, MVTecAD, list[float]]:
     """Train as ``anomalib train`` does; the model, its data, and the training's seconds, by clock and by processor."""
-    datamodule = MVTecAD(
+    datamodule = SomeImages(
         arguments.root, category, train_batch_size=8, eval_batch_size=arguments.eval_batch_size, num_workers=0
     )
+    datamodule.images = arguments.images
     model = build(arguments, seed)
     # A peer's bank is filled before it is validated.
     length = {"limit_val_batches": 1} if arguments.peer else {"max_steps": arguments.steps, "limit_val_batches": 0}
@@ -115,6 +129,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("ANOMALIB_DAAD_DATA", "datasets"), "MVTecAD"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--images", type=int, help="Train on so many of the images, spread evenly.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--channels", type=int, default=64)

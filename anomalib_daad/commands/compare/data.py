@@ -118,7 +118,8 @@ def find_data(path: Path, categories: list[str] | None = None, validation: str |
     path = path.resolve()
     known = find_categories(path)
     if known:
-        named = [name for text in categories or [] for name in ([text] if text in known else text.split(","))]
+        texts = [[text] if text in known else text.split(",") for text in categories or []]
+        named = [name.strip() for parts in texts for name in parts if name.strip()]
         if unknown := [name for name in named if name not in known]:
             msg = f"There is no category {', '.join(unknown)} in {path}; it has {', '.join(known)}."
             raise ValueError(msg)

@@ -144,7 +144,7 @@ def colour_error(images: torch.Tensor, restorations: torch.Tensor) -> torch.Tens
 
     Returns:
         torch.Tensor: Error, averaged over the colours, shape ``(B, 1, H, W)``, in standard deviations of the image,
-        float32; 0 where all colours are wrong alike, as in grey images.
+        float32; 0 where all colours are wrong alike.
     """
     images = images.float()
     error = ((images - restorations.float()) / light(images).contrast)[:, :COLOURS]

@@ -27,6 +27,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LambdaLR
@@ -179,8 +180,8 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         """Let a model that was trained without registration search as it did then, and without colour do without."""
         state = super().complete(state)
         usual = state.get("model.standardization.running_mean")
-        if usual is not None and usual.shape[1] < self.model.standardization.num_maps:
-            self.model.leave_out_colour()
+        if usual is not None and usual.ndim == 4:
+            self.model.take_maps(usual.shape[1])
         registration, search = self.model.registration, self.model.placement
         if registration is None or search is None or "model.registration.template" in state:
             return state
@@ -188,6 +189,12 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
         search.radius = registration.radius
         own = {key: value for key, value in self.state_dict().items() if key.startswith("model.registration.")}
         return {**own, **state}
+
+    def setup(self, stage: str) -> None:
+        """Take up colour in a new training, also of a model that was trained without."""
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
+            self.model.take_maps(len(Maps._fields))
 
     def on_fit_start(self) -> None:
         """Learn anew where parts lie, unless a training goes on."""

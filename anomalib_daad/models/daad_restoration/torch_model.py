@@ -79,12 +79,13 @@ class RestorationModel(AnomalyNetwork):
 
     wording = Wording(
         reconstruction=(
-            "the mean of the strongest differences of image and restoration in structure, detail, error and colour"
+            "the mean of the strongest differences of image and restoration in structure, detail and error, and in "
+            "colour where it was trained with that"
         ),
         alignment="the strongest point of their learned comparison",
         anomaly_map=(
-            "the differences in structure, error and colour, and what the learned comparison says, each in units of "
-            "what good images have at that place"
+            "the differences in structure, error and, likewise, colour, and what the learned comparison says, each in "
+            "units of what good images have at that place"
         ),
         made="restored",
     )
@@ -147,10 +148,16 @@ class RestorationModel(AnomalyNetwork):
         if "tiling" not in self._modules:
             self.tiling = Tiling(self.image_size, self.image_size, UNIT * self.downscale)
 
-    def leave_out_colour(self) -> None:
-        """Judge as models do that were trained before colour had a map of its own; what is usual is forgotten."""
-        size, device = self.standardization.running_mean.shape[2:], self.standardization.running_mean.device
-        self.standardization = MapStandardization(LEAST_DEVIATIONS[:-1], size).to(device)
+    def take_maps(self, count: int) -> None:
+        """Judge by so many maps, and forget what is usual in them if they were others.
+
+        Args:
+            count (int): Five, or four of a model that was trained before colour had a map of its own.
+        """
+        old = self.standardization
+        if count != old.num_maps and count in {len(LEAST_DEVIATIONS) - 1, len(LEAST_DEVIATIONS)}:
+            new = MapStandardization(LEAST_DEVIATIONS[:count], old.running_mean.shape[2:])
+            self.standardization = new.to(old.running_mean).train(old.training)
 
     def reconstruct_for_losses(self, images: torch.Tensor) -> Restored:
         """Restore images and compare them, as training does with corrupted ones."""

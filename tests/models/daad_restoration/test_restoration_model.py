@@ -10,9 +10,11 @@ import torch
 from conftest import make_restoration
 from references import draw_rough, judged_by_definition, placed_height, resize
 
+from anomalib_daad import DaadRestoration
 from anomalib_daad.components.inference import for_inference
 from anomalib_daad.models.daad_restoration import RestorationModel, lightning_model
 from anomalib_daad.models.daad_restoration.map_standardization import MapStandardization
+from anomalib_daad.safetensors_file import load_safetensors, save_safetensors
 
 
 def network_that_has_seen_good_images(**arguments) -> RestorationModel:
@@ -65,8 +67,8 @@ def test_what_was_trained_without_colour_judges_as_it_did() -> None:
     state = module.state_dict()
     for name in ("running_mean", "running_var"):
         state[f"model.standardization.{name}"] = state[f"model.standardization.{name}"][:, :4]
-    earlier.load_state_dict(earlier.complete(state))
-    network, images = earlier.model.eval(), draw_rough(2, 64, 64)
+    earlier.eval().load_state_dict(earlier.complete(state))
+    network, images = earlier.model, draw_rough(2, 64, 64)
     scores, output = network.scores(images), network(images)
     exported = for_inference(network)(images)
     for index, image in enumerate(images):
@@ -81,6 +83,38 @@ def test_what_was_trained_without_colour_judges_as_it_did() -> None:
     assert observed.shape[1] == 4
     network.relearn(observed)  # as a calibration does
     assert network(images).pred_score.isfinite().all()
+
+
+def test_files_of_models_without_colour_are_read_and_the_reverse(make_datamodule, make_engine, tmp_path) -> None:
+    images = draw_rough(2, 64, 64)
+    paths, expected, take_maps = {}, {}, RestorationModel.take_maps
+    for count in (4, 5):
+        model, engine = make_restoration(), make_engine(max_steps=2)
+        with pytest.MonkeyPatch.context() as patch:  # four, as the version before
+            patch.setattr(RestorationModel, "take_maps", lambda self, _, count=count: take_maps(self, count))
+            engine.fit(model, datamodule=make_datamodule())
+        assert model.model.standardization.num_maps == count
+        paths[count] = tmp_path / f"{count}.ckpt"
+        engine.trainer.save_checkpoint(paths[count])
+        save_safetensors(model, paths[count].with_suffix(".safetensors"))
+        expected[count] = model.model.eval()(images).pred_score
+    for count, path in paths.items():
+        opened = [DaadRestoration.load_from_checkpoint(path), load_safetensors(path.with_suffix(".safetensors"))]
+        for other in paths.values():  # one object takes both, one after the other
+            model = DaadRestoration.load_from_checkpoint(other)
+            content = torch.load(path, weights_only=False)
+            model.on_load_checkpoint(content)
+            model.load_state_dict(content["state_dict"])
+            opened.append(model)
+        for model in opened:
+            assert model.model.standardization.num_maps == count
+            assert not any(module.training for module in model.model.modules())
+            torch.testing.assert_close(model.model(images).pred_score, expected[count], rtol=1e-5, atol=1e-5)
+    old = DaadRestoration.load_from_checkpoint(paths[4])
+    make_engine(max_steps=4).fit(old, datamodule=make_datamodule(), ckpt_path=paths[4])
+    assert old.model.standardization.num_maps == 4  # a training that goes on
+    make_engine(max_steps=2).fit(old, datamodule=make_datamodule())
+    assert old.model.standardization.num_maps == 5
 
 
 def test_explanations_lie_where_the_image_lies() -> None:
