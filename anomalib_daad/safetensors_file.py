@@ -123,8 +123,7 @@ def _build(path: str | Path, metadata: dict[str, str], tensors: dict[str, torch.
         with torch.device("meta"):  # takes no memory, whatever the arguments say
             described = model_class(**arguments)
             described.make_room(tensors)
-            completed = described.complete(tensors)  # which may change the shapes that are expected
-            expected = described.state_dict()
+            expected, completed = described.state_dict(), described.complete(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         msg = f"{path} does not describe a model that can be built: {error}."
         raise ValueError(msg) from error

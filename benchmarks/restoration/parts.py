@@ -28,7 +28,6 @@ from anomalib_daad.commands.shared.pixel_measures import measure_pixels
 from anomalib_daad.components.gaussian_blur import maximum
 from anomalib_daad.models.daad_restoration.detail import COLOURS
 from anomalib_daad.models.daad_restoration.difference_maps import Maps
-from anomalib_daad.models.daad_restoration.torch_model import COLOUR_WEIGHT, ERROR_WEIGHT
 
 DEFECTS = 10  # in a picture
 
@@ -43,6 +42,7 @@ class Judged(NamedTuple):
     comparison: torch.Tensor
     error: torch.Tensor
     colour: torch.Tensor
+    differences: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor
@@ -61,8 +61,10 @@ def judge(model: DaadRestoration, datamodule: MVTecAD, mask_size: int | None) ->
         masks = interpolate(batch.gt_mask[:, None].float(), mask_size or found.shape[-2:])[:, 0] > 0
         shown = (placed.images[:, :COLOURS], placed.restorations[:, :COLOURS])
         colour = torch.zeros_like(maps.error) if maps.colour is None else maps.colour
-        kinds = (maps.structure, maps.detail, maps.comparison, maps.error, colour, maps.scores().reconstruction)
-        rows.append(Judged(*(one.cpu() for one in (*shown, *kinds)), batch.gt_label, masks))
+        kinds = (maps.structure, maps.detail, maps.comparison, maps.error, colour, maps.differences())
+        rows.append(
+            Judged(*(one.cpu() for one in (*shown, *kinds, maps.scores().reconstruction)), batch.gt_label, masks)
+        )
     return Judged(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
@@ -77,7 +79,7 @@ def measure(it: Judged) -> tuple[Row, torch.Tensor]:
     good, strongest = it.labels == 0, maximum(it.comparison)
     comparison = scale(it.comparison, good, strongest)
     structure = (it.structure + it.detail) / 2
-    fused = (scale(structure + ERROR_WEIGHT * it.error + COLOUR_WEIGHT * it.colour, good, it.scores) + comparison) / 2
+    fused = (scale(it.differences, good, it.scores) + comparison) / 2
     scores = {
         "structure": maximum(it.structure),
         "detail": maximum(it.detail),

@@ -34,6 +34,8 @@ CONSTANT = 0.0026  # of the GMSD paper, for grey values in [0, 1]
 SCALES = 4
 DETAIL_CONTRAST = 0.4  # at which detail is compared: its own differs from product to product
 LEAST_DEVIATIONS = (1e-6, 1e-6, 1e-6, 1e-6, 0.002)  # of each of Maps; grey products have a tenth of that in colour
+ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
+COLOUR_WEIGHT = 0.25  # of the error of colour in the map: specks that it tells of far exceed what is usual
 
 
 class Maps(NamedTuple):
@@ -61,6 +63,15 @@ class Maps(NamedTuple):
         """
         found = [self.structure, self.detail, self.error, *([] if self.colour is None else [self.colour])]
         return Scores(maximum(torch.cat(found, dim=1)), maximum(self.comparison))
+
+    def differences(self) -> torch.Tensor:
+        """Add the maps that image and restoration differ in without having learnt it.
+
+        Returns:
+            torch.Tensor: The part of the anomaly map that is scaled as R(x) is, shape ``(B, 1, h, w)``.
+        """
+        fused = (self.structure + self.detail) / 2 + ERROR_WEIGHT * self.error
+        return fused if self.colour is None else fused + COLOUR_WEIGHT * self.colour
 
 
 class StructureMaps(nn.Module):

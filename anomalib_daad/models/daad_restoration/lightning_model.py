@@ -19,6 +19,7 @@ See Also:
     :mod:`anomalib_daad.models.daad_restoration.corruption`: what training has to undo.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -176,12 +177,16 @@ class DaadRestoration(ReconstructionTraining, AnomalibModule):
             maps = self.model.maps(good[kept], output.restorations[kept], output.defects[kept])
         return Maps(*maps.split(1, dim=1)).scores()
 
-    def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Let a model that was trained without registration search as it did then, and without colour do without."""
-        state = super().complete(state)
+    def make_room(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Judge by the maps of a trained model, which had none of colour before."""
+        super().make_room(state)
         usual = state.get("model.standardization.running_mean")
         if usual is not None and usual.ndim == 4:
             self.model.take_maps(usual.shape[1])
+
+    def complete(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Let a model that was trained without registration search as it did then."""
+        state = super().complete(state)
         registration, search = self.model.registration, self.model.placement
         if registration is None or search is None or "model.registration.template" in state:
             return state

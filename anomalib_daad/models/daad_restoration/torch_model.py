@@ -40,8 +40,6 @@ BLUR = 0.75 / 64  # of the maps, as a share of the shorter side of the networks'
 SEARCH_RADIUS = 2  # pixels: each costs a search three restorations
 REACH = 0.1  # of a registration, which costs none, as a share of the shorter side of the networks' image
 FOLDS = 10  # of good images, whose scores are taken by the maps of the others
-ERROR_WEIGHT = 2.0  # of the error in the anomaly map, beside that of structure: it outlines small defects better
-COLOUR_WEIGHT = 0.25  # of the error of colour in the map: specks that it tells of far exceed what is usual
 
 
 class Restored(NamedTuple):
@@ -292,10 +290,7 @@ class RestorationModel(AnomalyNetwork):
     def judge(self, images: torch.Tensor) -> Judgement:
         """Score images by the strongest differences, each image where its part belongs, and map them."""
         maps = Maps(*self.tiling.join(self._of_tiles(images, self._judge)).split(1, dim=1))
-        anomaly_map = (maps.structure + maps.detail) / 2 + ERROR_WEIGHT * maps.error
-        if maps.colour is not None:
-            anomaly_map = anomaly_map + COLOUR_WEIGHT * maps.colour
-        return Judgement(maps.scores(), self.score(anomaly_map, maps.comparison))
+        return Judgement(maps.scores(), self.score(maps.differences(), maps.comparison))
 
     def _judge(self, tiles: torch.Tensor) -> torch.Tensor:
         placed = self.place(tiles)

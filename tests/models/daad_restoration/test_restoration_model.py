@@ -67,7 +67,8 @@ def test_what_was_trained_without_colour_judges_as_it_did() -> None:
     state = module.state_dict()
     for name in ("running_mean", "running_var"):
         state[f"model.standardization.{name}"] = state[f"model.standardization.{name}"][:, :4]
-    earlier.eval().load_state_dict(earlier.complete(state))
+    earlier.eval().make_room(state)
+    earlier.load_state_dict(earlier.complete(state))
     network, images = earlier.model, draw_rough(2, 64, 64)
     scores, output = network.scores(images), network(images)
     exported = for_inference(network)(images)
